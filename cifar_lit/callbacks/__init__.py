@@ -1,0 +1,1 @@
+"""Thin shells over what a run shows and keeps."""

@@ -1,0 +1,54 @@
+"""Curves beside the metrics: learning rate, images a second, and the run's settings with its final figures."""
+
+import time
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+
+class Curves(Callback):
+    """Logs ``learning_rate`` as it moves, ``images_per_second`` once an epoch, and hyperparameters with final metrics.
+
+    It reads no tensor, so that it never waits for a GPU.
+    """
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._started = 0.0
+        #: Of the last finished training epoch, over all devices; None before.
+        self.images_per_second: float | None = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._images, self._started = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts images, logs the learning rate now and then, and stops the clock behind the epoch's last batch."""
+        self._images += len(batch[0])
+        if trainer.is_last_batch:
+            # Here and not at the epoch's end: validation runs in between.
+            seconds = time.perf_counter() - self._started
+            self.images_per_second = self._images * trainer.world_size / seconds
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log(trainer, {"learning_rate": trainer.optimizers[0].param_groups[0]["lr"]})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the throughput."""
+        if self.images_per_second is not None:
+            self._log(trainer, {"images_per_second": self.images_per_second})
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the settings with what they led to, for TensorBoard's HPARAMS page."""
+        if isinstance(trainer.logger, TensorBoardLogger) and not trainer.interrupted:
+            data = getattr(trainer, "datamodule", None)
+            settings = {"model": dict(pl_module.hparams), "data": dict(data.hparams) if data is not None else {}}
+            results = {f"final/{name}": float(v) for name, v in trainer.callback_metrics.items() if "/" in name}
+            trainer.logger.log_hyperparams(settings, results)
+
+    @staticmethod
+    def _log(trainer: Trainer, metrics: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)

@@ -1,0 +1,70 @@
+"""Writes what `predict` predicted to a table."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from cifar_lit.console import say
+
+Row = tuple[int, int, list[float]]
+
+
+class PredictionTable(Callback):
+    """Writes ``predictions.csv``: a row an image with its index, true class, predicted class and probabilities.
+
+    Expects `predict_step` to give probabilities, float (n, num_classes), as `Classifier` does; for other modules it
+    writes nothing.
+
+    Args:
+        folder: Where to write the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "predictions.csv"
+        self._rows: list[Row] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps a batch's rows."""
+        plan = getattr(trainer.predict_dataloaders, "plan", None)
+        if plan is None or not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+            return
+        indices = plan.key(0, batch_idx).indices.tolist()
+        self._rows += zip(indices, batch[1].tolist(), outputs.tolist(), strict=True)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gathers the rows of all ranks and writes them in the order of the images."""
+        rows = self._rows
+        if trainer.world_size > 1:
+            shares: list[list[Row]] = [[] for _ in range(trainer.world_size)]
+            dist.all_gather_object(shares, rows)
+            rows = [row for share in shares for row in share]
+        if not trainer.is_global_zero or not rows:
+            return
+        classes = getattr(getattr(trainer, "datamodule", None), "class_names", None) or range(len(rows[0][2]))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["index", "true", "predicted", *(f"p_{name}" for name in classes)])
+            for index, label, probabilities in sorted(rows):
+                predicted = max(range(len(probabilities)), key=probabilities.__getitem__)
+                writer.writerow(
+                    [
+                        index,
+                        classes[label],
+                        classes[predicted],
+                        *(f"{probability:.6f}" for probability in probabilities),
+                    ]
+                )
+        say(f"Wrote {len(rows):,} predictions to {self.path}")

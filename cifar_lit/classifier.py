@@ -1,0 +1,253 @@
+"""What every image classifier here has in common: loss, metrics, optimizer, schedule and steps."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from cifar_lit.errors import UserError
+
+OptimizerCallable = Callable[[Iterable], Optimizer]
+ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
+Batch = tuple[Tensor, Tensor]
+
+# Top-5 says something only where a guess of five names does not cover half of the classes.
+TOP5_FROM_CLASSES = 11
+
+
+class Scores(nn.Module):
+    """Mean loss and accuracy of a split, accumulated on the device and read once an epoch.
+
+    Args:
+        num_classes: Number of classes; from 11 on there is top-5 accuracy, too.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+
+        def accuracy(top_k: int) -> MulticlassAccuracy:
+            # The micro average is the share of images that are right. Validating arguments would read them back.
+            return MulticlassAccuracy(num_classes, average="micro", top_k=top_k, validate_args=False)
+
+        self.loss = MeanMetric(nan_strategy="disable")
+        self.accuracy = accuracy(1)
+        self.accuracy_top5 = accuracy(5) if num_classes >= TOP5_FROM_CLASSES else None
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Counts a batch: its mean loss (), logits (n, num_classes) and labels int64 (n,)."""
+        if len(labels) == 0:
+            # A rank's share of a very small split; its mean loss is NaN.
+            return
+        self.loss.update(loss, weight=len(labels))
+        self.accuracy.update(logits, labels)
+        if self.accuracy_top5 is not None:
+            self.accuracy_top5.update(logits, labels)
+
+    def named(self) -> dict[str, Metric]:
+        """The metrics by the names that they are logged under."""
+        metrics: dict[str, Metric | None] = {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "accuracy_top5": self.accuracy_top5,
+        }
+        return {name: metric for name, metric in metrics.items() if metric is not None}
+
+
+class Classifier(LightningModule):
+    """Trains and evaluates a network that maps images to logits.
+
+    A subclass builds a network, passes it up, and says where Grad-CAM looks:
+
+        class MyNet(Classifier):
+            def __init__(self, width: int = 64, num_classes: int = 10, **kwargs):
+                super().__init__(net=build(width, num_classes), num_classes=num_classes, **kwargs)
+
+    Args:
+        net: Maps normalised images, float (N, 3, H, W), to logits (N, num_classes).
+        num_classes: Number of classes; taken from the data on the command line.
+        optimizer: Given the parameters, makes the optimizer; its ``lr`` is the peak of the schedule.
+        schedule: Given the optimizer and the number of steps in the run, makes the learning-rate schedule. Without
+            one the rate stays.
+        weight_decay_on: What the optimizer's weight decay applies to: ``weights`` (of convolutions and linear layers,
+            never norms or biases), ``convolutions`` (their weights alone) or ``all``.
+        l1_penalty: Times the sum of the absolute values of all weights, added to the training loss.
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1). Training loss only.
+        tta: Test-time augmentation, reported beside the plain figures: ``flip`` averages the logits of an image and
+            of its mirror image.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        num_classes: int = 10,
+        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(
+            params, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+        ),
+        schedule: ScheduleCallable | None = None,
+        weight_decay_on: Literal["weights", "convolutions", "all"] = "weights",
+        l1_penalty: float = 0.0,
+        label_smoothing: float = 0.0,
+        tta: Literal["none", "flip"] = "none",
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing is {label_smoothing}: give a number from 0 up to, but not, 1.")
+        self.save_hyperparameters(ignore=["net"])
+        for name in ("optimizer", "schedule"):
+            # The command line leaves plain data here; a function given in Python would make the checkpoint a pickle.
+            if callable(self.hparams.get(name)):
+                del self.hparams[name]
+        # Convolutions run fastest on this layout, on CPUs in bfloat16 as on GPUs.
+        self.net: Any = net.to(memory_format=torch.channels_last)
+        self.num_classes = num_classes
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.weight_decay_on = weight_decay_on
+        self.l1_penalty = l1_penalty
+        self.label_smoothing = label_smoothing
+        self.tta = tta
+        self.train_scores = Scores(num_classes)
+        self.val_scores = Scores(num_classes)
+        self.test_scores = Scores(num_classes)
+        self.tta_scores = Scores(num_classes) if tta != "none" else None
+
+    @property
+    def cam_layer(self) -> nn.Module:
+        """The layer whose output Grad-CAM weighs, as a rule the last feature map before pooling."""
+        raise UserError(f"{type(self).__name__} names no cam_layer: add the property to see Grad-CAM.")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps normalised images, float (N, 3, H, W), to logits (N, num_classes)."""
+        logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Makes what the network draws (dropout) a function of (seed, step, rank) alone."""
+        # Then a resumed run draws what the uninterrupted one drew, and nothing that ran in between matters.
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        torch.manual_seed(hash((seed, self.global_step, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch: images float (N, 3, H, W), labels int64 (N,)."""
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if self.l1_penalty:
+            loss = loss + self.l1_penalty * sum(parameter.abs().sum() for parameter in self.net.parameters())
+        self.train_scores.update(loss.detach(), logits.detach(), labels)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Counts a batch: images float (N, 3, H, W), labels int64 (N,)."""
+        images, labels = batch
+        logits = self(images)
+        self.val_scores.update(F.cross_entropy(logits, labels), logits, labels)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Counts a batch, plainly and with test-time augmentation."""
+        images, labels = batch
+        logits = self(images)
+        self.test_scores.update(F.cross_entropy(logits, labels), logits, labels)
+        if self.tta_scores is not None:
+            logits = (logits + self(images.flip(3))) / 2
+            self.tta_scores.update(F.cross_entropy(logits, labels), logits, labels)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The probabilities of a batch's images, float32 (N, num_classes)."""
+        logits: Tensor = self(batch[0])
+        return logits.float().softmax(dim=1)
+
+    # Logged once an epoch: a call of self.log in every step costs more than the step's own bookkeeping.
+    def on_train_epoch_end(self) -> None:
+        """Logs ``train/loss`` and ``train/accuracy`` over the augmented images of the epoch."""
+        self._log("train", self.train_scores)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ``val/loss`` and ``val/accuracy``."""
+        self._log("val", self.val_scores)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ``test/loss`` and ``test/accuracy``, and ``test/accuracy_flip`` beside it where ``tta`` is ``flip``."""
+        self._log("test", self.test_scores)
+        if self.tta_scores is not None:
+            self._log("test", self.tta_scores, f"_{self.tta}")
+
+    def _log(self, split: str, scores: Scores, suffix: str = "") -> None:
+        for name, metric in scores.named().items():
+            self.log(f"{split}/{name}{suffix}", metric)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The network's parameters: those with the optimizer's weight decay, and those without any."""
+        decayed: list[nn.Parameter] = []
+        free: list[nn.Parameter] = []
+        for module in self.net.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                if not parameter.requires_grad:
+                    continue
+                if self.weight_decay_on == "all":
+                    decay = True
+                elif self.weight_decay_on == "convolutions":
+                    decay = isinstance(module, nn.Conv2d) and name == "weight"
+                else:
+                    decay = parameter.ndim > 1
+                (decayed if decay else free).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    def configure_optimizers(self) -> Any:
+        """Lightning's hook: the optimizer, and its schedule told the number of steps."""
+        optimizer, schedule = self._new_optimizer_and_schedule()
+        if schedule is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": schedule,
+                "interval": getattr(schedule, "interval", "step"),
+                "monitor": getattr(schedule, "monitor", None),
+            },
+        }
+
+    def _new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
+        optimizer = self.optimizer(self.parameter_groups())
+        if self.schedule is None:
+            return optimizer, None
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UserError("A schedule needs the run's length: give --trainer.max_epochs or --trainer.max_steps.")
+        return optimizer, self.schedule(optimizer, int(steps))
+
+    def on_train_start(self) -> None:
+        """Puts the settings of this run in the place of those that a resumed checkpoint brought along.
+
+        A checkpoint holds learning rates, weight decay and the length of its run beside what the optimizer has
+        gathered. Here it gives weights, momentum and progress; the settings are the config's and the command line's.
+        """
+        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        if self.trainer.global_step == 0 or not isinstance(optimizer, Optimizer):
+            return
+        if isinstance(schedule, ReduceLROnPlateau):
+            # Its rate is a result of the run so far, not of its settings.
+            return
+        fresh_optimizer, fresh_schedule = self._new_optimizer_and_schedule()
+        if fresh_schedule is not None and isinstance(schedule, LRScheduler):
+            with warnings.catch_warnings():
+                # It is stepped without its optimizer, which the schedule warns of.
+                warnings.simplefilter("ignore", UserWarning)
+                for _ in range(schedule.last_epoch):
+                    fresh_schedule.step()
+            schedule.load_state_dict(fresh_schedule.state_dict())
+        for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
+            group.update({name: value for name, value in fresh_group.items() if name != "params"})

@@ -1,0 +1,177 @@
+"""The command line: ``python -m cifar_lit fit --config configs/resnet20.yaml``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+# Imported so that YAML and the command line can name what they hold without its module.
+import cifar_lit.data
+import cifar_lit.models
+import cifar_lit.schedules  # noqa: F401
+from cifar_lit.callbacks.checkpoint import BestCheckpoint, last_checkpoint
+from cifar_lit.callbacks.curves import Curves
+from cifar_lit.callbacks.predictions import PredictionTable
+from cifar_lit.callbacks.progress import EpochProgress
+from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
+from cifar_lit.errors import UserError
+from cifar_lit.logger import CurvesLogger
+from cifar_lit.precision import choose_precision
+from cifar_lit.runs import BEST, CONFIG, LOGS, find_checkpoint, recipe_name, run_of
+
+EVALUATIONS = ("validate", "test", "predict")
+DEFAULTS = Path(__file__).with_name("defaults.yaml")
+
+
+class SaveFitConfig(SaveConfigCallback):
+    """Keeps a training run's settings in its folder; an evaluation adds its results there and leaves them alone."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Saves, where there is a run's folder to save to."""
+        if stage == "fit" and trainer.logger is not None:
+            super().setup(trainer, pl_module, stage)
+
+
+class CifarCLI(LightningCLI):
+    """One LightningCLI for every model and data set, with the defaults of ``defaults.yaml``.
+
+    Args:
+        args: Command-line arguments; by default those of this process.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        shared = {"default_config_files": [str(DEFAULTS)], "exit_on_error": False}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveFitConfig,
+            parser_kwargs={"exit_on_error": False, **{command: dict(shared) for command in self.subcommands()}},
+            # A recipe's optimizer and schedule belong to its model.
+            auto_configure_optimizers=False,
+            args=_with_the_runs_own_config(sys.argv[1:] if args is None else list(args)),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds ``--checkpoint.*``, and lets the data tell the model its number of classes."""
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
+
+    @property
+    def _settings(self) -> Any:
+        return self.config[self.config.subcommand]
+
+    def _parse_ckpt_path(self) -> None:
+        """Finds the checkpoint that is meant.
+
+        Lightning would also let the checkpoint's hyperparameters override what config and command line say; here
+        those win.
+        """
+        settings = self._settings
+        wanted = settings.ckpt_path or (BEST if self.config.subcommand in EVALUATIONS else None)
+        self.checkpoint = find_checkpoint(wanted, self._root, self._recipe_given) if wanted else None
+        settings.ckpt_path = str(self.checkpoint) if self.checkpoint else None
+
+    @property
+    def _root(self) -> Path:
+        return Path(self._settings.trainer.default_root_dir or ".")
+
+    @property
+    def _recipe_given(self) -> str | None:
+        configs = self._settings.config
+        return recipe_name(Path(configs[-1].relative)) if configs else None
+
+    @property
+    def recipe(self) -> str:
+        """What runs of these settings are called: the config file's name, without one the model's class."""
+        return self._recipe_given or str(self._settings.model.class_path).rpartition(".")[2]
+
+    def before_instantiate_classes(self) -> None:
+        """Chooses the precision where nobody did."""
+        trainer = self._settings.trainer
+        has_gpu = {
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+            "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
+        }
+        if not has_gpu.get(str(trainer.accelerator), True):
+            raise UserError("There is no such GPU that torch can use: leave --trainer.accelerator out, or give cpu.")
+        if trainer.precision is None:
+            trainer.precision, reason = choose_precision(trainer.accelerator)
+            say(f"Precision {trainer.precision}: {reason} (--trainer.precision changes it)")
+
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
+        """Adds what every run has: progress, curves, checkpoints, and TensorBoard unless there is another logger."""
+        config = self._get(self.config_init, "trainer")
+        callbacks: list[Callback] = [Curves()]
+        if config.enable_progress_bar is not False:
+            callbacks.append(EpochProgress())
+        if config.enable_checkpointing is not False:
+            callbacks += [self._get(self.config_init, "checkpoint"), last_checkpoint()]
+        if config.logger in (None, True):
+            config.logger = self._new_logger()
+        if self.subcommand == "predict":
+            folder = Path(config.logger.log_dir) if isinstance(config.logger, CurvesLogger) else self._root
+            callbacks.append(PredictionTable(folder))
+        return self._instantiate_trainer({**config, **kwargs}, callbacks)
+
+    def _new_logger(self) -> CurvesLogger:
+        run = run_of(self.checkpoint) if self.checkpoint is not None and self.subcommand != "fit" else None
+        if run is not None:
+            # What an evaluation finds stands beside the run's curves.
+            return CurvesLogger(str(run.parent.parent), name=run.parent.name, version=run.name)
+        return CurvesLogger(str(self._root), name=f"{LOGS}/{self.recipe}")
+
+    def after_fit(self) -> None:
+        """Says where everything is."""
+        if self.trainer.logger is None or self.trainer.log_dir is None:
+            return
+        best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+        lines = [f"Run: {self.trainer.log_dir}"]
+        if isinstance(best, ModelCheckpoint) and best.best_model_path:
+            lines.append(f"Best checkpoint: {best.best_model_path}")
+        lines.append(f"Watch: tensorboard --logdir {self._root / LOGS}")
+        say("\n".join(lines))
+
+
+def _with_the_runs_own_config(args: list[str]) -> list[str]:
+    """Lets an evaluation that names no config take that of the run whose checkpoint it evaluates."""
+    if not args or args[0] not in EVALUATIONS or {"-h", "--help"} & set(args):
+        return args
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("-c", "--config")
+    peek.add_argument("--model")
+    peek.add_argument("--ckpt_path", default=BEST)
+    peek.add_argument("--trainer.default_root_dir", dest="root", default=".")
+    given, _ = peek.parse_known_args(args[1:])
+    if given.config or given.model:
+        return args
+    checkpoint = find_checkpoint(given.ckpt_path, Path(given.root))
+    run = run_of(checkpoint)
+    if run is None:
+        raise UserError(f"{checkpoint} stands outside a run's folder, so its settings are unknown: give --config.")
+    say(f"Settings and checkpoint of {run}")
+    return [args[0], "--config", str(run / CONFIG), *args[1:], f"--ckpt_path={checkpoint}"]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs a command. An error ends it in one line on stderr; ``CIFAR_LIT_TRACEBACK=1`` shows the traceback.
+
+    Args:
+        args: Command-line arguments; by default those of this process.
+    """
+    hush_libraries()
+    try:
+        CifarCLI(args)
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        sys.exit(one_line(error))

@@ -1,0 +1,195 @@
+"""The plan of a run's batches: (seed, epoch, step) decides which images, and what is drawn for them. Nothing else does.
+
+From that follow the same run whatever the number of workers or ranks, other augmentations in every epoch, and a
+resume in the middle of an epoch that repeats and skips nothing.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cifar_lit.errors import UserError
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class BatchKey:
+    """All that decides one rank's share of one batch.
+
+    Attributes:
+        epoch: Counted from 0.
+        step: Counted from 0 in every epoch.
+        seeds: One for each image of this share, uint64 (n,); everything drawn for an image comes from its own.
+        indices: Which images, int64 (n,).
+    """
+
+    epoch: int
+    step: int
+    seeds: NDArray[np.uint64]
+    indices: NDArray[np.int64]
+
+
+class Plan(Protocol):
+    """Knows the batches of every epoch."""
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+
+    def key(self, epoch: int, step: int) -> BatchKey:
+        """The batch at a place of the run."""
+
+
+class TrainingPlan:
+    """Shuffles anew in every epoch and shares each batch out among the ranks, repeating and dropping no image.
+
+    Args:
+        size: Number of images.
+        batch_size: Images in a batch, over all ranks together.
+        seed: Of the run.
+        rank: This process, from 0.
+        world_size: Number of processes.
+        drop_last: Leave the smaller batch at the end of an epoch out.
+
+    Raises:
+        UserError: A batch cannot be shared out among the ranks.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
+    ) -> None:
+        if batch_size % world_size:
+            raise UserError(
+                f"batch_size {batch_size} does not divide over {world_size} devices: "
+                f"give a multiple of {world_size} (it counts the images of all devices together)."
+            )
+        last = size % batch_size
+        if 0 < last < world_size and not drop_last:
+            raise UserError(
+                f"The last batch of an epoch has {last} images for {world_size} devices: "
+                "give another batch_size, or data.drop_last: true."
+            )
+        if drop_last and size < batch_size:
+            raise UserError(f"batch_size {batch_size} is more than the {size} training images: give a smaller one.")
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self._steps = size // batch_size if drop_last else math.ceil(size / batch_size)
+        self._order_of: tuple[int, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The order in which an epoch visits the images, int64 (size,)."""
+        if self._order_of is None or self._order_of[0] != epoch:
+            self._order_of = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.size)
+        return self._order_of[1]
+
+    def key(self, epoch: int, step: int) -> BatchKey:
+        """This rank's share of a batch."""
+        indices = self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+        # Seeds go by the place in the whole batch, so that an image is augmented alike whatever the number of ranks.
+        seeds = (
+            np.random.SeedSequence([self.seed, epoch, step]).generate_state(len(indices), np.uint64).astype(np.uint64)
+        )
+        start, stop = (len(indices) * r // self.world_size for r in (self.rank, self.rank + 1))
+        return BatchKey(epoch, step, seeds[start:stop], indices[start:stop])
+
+
+class EvaluationPlan:
+    """Visits every image exactly once, over all ranks together, in the same number of batches on each.
+
+    An equal number of batches keeps ranks in step without padding: a shard that is short makes smaller batches.
+
+    Args:
+        size: Number of images.
+        batch_size: Images in a batch of one rank, at most.
+        rank: This process, from 0.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        steps = math.ceil(math.ceil(size / world_size) / batch_size)
+        self._batches = np.array_split(np.arange(size)[rank::world_size], steps)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def key(self, epoch: int, step: int) -> BatchKey:
+        """This rank's images of a batch; nothing is drawn for them."""
+        return BatchKey(epoch, step, np.empty(0, np.uint64), self._batches[step])
+
+
+class _Keys(Sampler[BatchKey]):
+    """Walks a plan through one epoch. Lightning tells it the epoch, the loader where to begin."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.epoch = 0
+        self.start = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[BatchKey]:
+        start, self.start = self.start, 0
+        return (self.plan.key(self.epoch, step) for step in range(start, len(self.plan)))
+
+
+class BatchLoader:
+    """Makes a plan's batches, in worker processes or in this one, and knows how far it has come.
+
+    It is no `DataLoader`, so that Lightning leaves its order alone; it has what Lightning looks for: a length, a
+    ``sampler`` with ``set_epoch``, ``state_dict`` and ``load_state_dict``.
+
+    Args:
+        plan: Decides the batches.
+        executor: Makes a batch of a `BatchKey`.
+        num_workers: Worker processes; 0 makes the batches in this process.
+        pin_memory: Put batches in page-locked memory, for faster copies to a GPU.
+    """
+
+    def __init__(self, plan: Plan, executor: Dataset[Batch], num_workers: int = 0, pin_memory: bool = False) -> None:
+        self.plan = plan
+        self.sampler = _Keys(plan)
+        # Lightning looks here, too, for something to tell the epoch to.
+        self.batch_sampler = None
+        self.position = 0
+        self._loader: DataLoader[Batch] = DataLoader(
+            executor,
+            sampler=self.sampler,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            # Starting workers anew costs seconds in every epoch where processes are spawned.
+            persistent_workers=num_workers > 0,
+            # Its own, so that the loader takes nothing from the global generator.
+            generator=torch.Generator(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.position = self.sampler.start
+        for batch in self._loader:
+            self.position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the run is: batches handed out in the current epoch."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues behind the last batch that was handed out; behind a whole epoch, with a new one."""
+        self.sampler.start = state["position"] % len(self)

@@ -1,0 +1,252 @@
+"""From uint8 arrays to splits and loaders: what every data set here has in common."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import albumentations as A
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from cifar_lit.console import say
+from cifar_lit.data.batches import BatchLoader, EvaluationPlan, TrainingPlan
+from cifar_lit.data.worker_executor import WorkerExecutor
+from cifar_lit.errors import UserError
+
+PIXEL_MAX = 255.0
+# Images in an evaluation batch of one device: large enough for a GPU, small enough for 1 GB of activations.
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and their labels.
+
+    Attributes:
+        pixels: uint8 (N, H, W, 3), RGB.
+        labels: int64 (N,), from 0.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[np.int64]) -> "Images":
+        """Those at the indices, int64 (n,)."""
+        return Images(self.pixels[indices], self.labels[indices])
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def stratified_split(
+    labels: NDArray[np.int64], held_out: int | float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Splits so that every class is held out in proportion.
+
+    Args:
+        labels: int64 (N,).
+        held_out: How many images to hold out, or, below 1, which share of them.
+        seed: Decides which.
+
+    Returns:
+        Indices of those that stay and of those held out, each in rising order.
+
+    Raises:
+        UserError: Fewer would stay than there are classes, or ``held_out`` is negative.
+    """
+    count = round(held_out * len(labels)) if held_out < 1 else int(held_out)
+    classes, sizes = np.unique(labels, return_counts=True)
+    if held_out < 0 or len(labels) - count < len(classes):
+        raise UserError(
+            f"val_size {held_out} does not fit {len(labels)} training images of {len(classes)} classes: "
+            "give a share between 0 and 1, or a smaller number."
+        )
+    # Largest remainders: the shares of the classes are rounded so that they add up to the count.
+    exact = sizes * count / len(labels)
+    quotas = np.floor(exact).astype(int)
+    quotas[np.argsort(quotas - exact, kind="stable")[: count - quotas.sum()]] += 1
+    rng = np.random.default_rng([seed, len(labels)])
+    held = [
+        rng.permutation(np.flatnonzero(labels == label))[:quota] for label, quota in zip(classes, quotas, strict=True)
+    ]
+    mask = np.zeros(len(labels), dtype=bool)
+    mask[np.concatenate(held)] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+class ImageDataModule(LightningDataModule):
+    """Holds a data set in memory as uint8 and hands it out in batches that (seed, epoch, step) decide.
+
+    A subclass says where images come from: `load` and `class_names`, and `prepare_data` where there is something to
+    download. Batches reach the model as float32 (N, 3, H, W), normalised on the device, with labels int64 (N,).
+
+    Args:
+        batch_size: Training images in a batch, over all devices together.
+        val_size: Training images held out for validation, stratified: a number, or below 1 a share. 0 validates on
+            the test split, as many published systems do; their best epoch is then chosen by the test split.
+        transforms: albumentations transforms for training images, applied in this order.
+        normalize: Subtract the training images' mean and divide by their deviation, a number each a channel
+            (``channel``); subtract the mean image (``pixel_mean``); or only scale to [0, 1] (``none``).
+        num_workers: Processes that prepare batches; by default 0 when training on a CPU, else up to 8.
+        drop_last: Leave out the smaller batch at the end of a training epoch.
+        seed: Decides order and augmentation; by default that of ``seed_everything``.
+        split_seed: Decides which images are held out. Not tied to ``seed``: runs with other seeds stay comparable.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 128,
+        val_size: float = 0.1,
+        transforms: Sequence[A.BasicTransform] | None = None,
+        normalize: Literal["channel", "pixel_mean", "none"] = "channel",
+        num_workers: int | None = None,
+        drop_last: bool = False,
+        seed: int | None = None,
+        split_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}: give a whole number of at least 1.")
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"num_workers is {num_workers}: give 0 or more.")
+        # The run's page and its checkpoints show these. Objects given in Python would make a checkpoint a pickle.
+        self.save_hyperparameters(logger=False)
+        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+            del self.hparams[name]
+        self.batch_size = batch_size
+        self.val_size = val_size
+        self.transforms = transforms or ()
+        self.normalize = normalize
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self.seed = seed
+        self.split_seed = split_seed
+        self.train_images: Images | None = None
+        self.val_images: Images | None = None
+        self.test_images: Images | None = None
+        self._statistics: tuple[Tensor, Tensor] | None = None
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their labels."""
+
+    @abstractmethod
+    def load(self, split: Literal["train", "test"]) -> Images:
+        """All images of a split. Called after `prepare_data`, once a process."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def channel_statistics(self, train: Images) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation of each channel over the training images, in [0, 1]."""
+        pixels = train.pixels.reshape(-1, 3)
+        # In float64 a channel at a time: the sums of a large set do not fit float32.
+        mean = [pixels[:, c].mean(dtype=np.float64) / PIXEL_MAX for c in range(3)]
+        std = [max(pixels[:, c].std(dtype=np.float64) / PIXEL_MAX, 1 / PIXEL_MAX) for c in range(3)]
+        return mean, std
+
+    def setup(self, stage: str | None = None) -> None:
+        """Loads and splits the images, once."""
+        if self.test_images is not None:
+            return
+        train, self.test_images = self.load("train"), self.load("test")
+        if self.val_size == 0:
+            self.train_images, self.val_images = train, self.test_images
+            say(
+                "val_size is 0: validating on the test split, so the best epoch is chosen by it. "
+                "Report the last epoch, or hold images out with --data.val_size."
+            )
+        else:
+            kept, held_out = stratified_split(train.labels, self.val_size, self.split_seed)
+            self.train_images, self.val_images = train.take(kept), train.take(held_out)
+        self._statistics = self._compute_statistics(train)
+
+    def _compute_statistics(self, train: Images) -> tuple[Tensor, Tensor]:
+        """What to subtract and to divide by, on the scale of 0 to 255, in shapes that broadcast over (N, 3, H, W)."""
+        if self.normalize == "none":
+            return torch.zeros(1, 1, 1), torch.full((1, 1, 1), PIXEL_MAX)
+        if self.normalize == "pixel_mean":
+            mean_image = train.pixels.mean(axis=0, dtype=np.float64)
+            return torch.from_numpy(mean_image).float().permute(2, 0, 1), torch.full((1, 1, 1), PIXEL_MAX)
+        mean, std = (torch.tensor(s, dtype=torch.float32).view(3, 1, 1) for s in self.channel_statistics(train))
+        return mean * PIXEL_MAX, std * PIXEL_MAX
+
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled, augmented, sharded and resumable."""
+        assert self.train_images is not None, "setup() comes first"
+        seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        plan = TrainingPlan(
+            len(self.train_images), self.batch_size, seed, *self._rank_and_world_size(), drop_last=self.drop_last
+        )
+        return self._loader(plan, self.train_images, self.transforms)
+
+    def val_dataloader(self) -> BatchLoader:
+        """The held-out images, each exactly once."""
+        return self._evaluation_loader(self.val_images)
+
+    def test_dataloader(self) -> BatchLoader:
+        """The test images, each exactly once."""
+        return self._evaluation_loader(self.test_images)
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The test images, each exactly once."""
+        return self._evaluation_loader(self.test_images)
+
+    def _evaluation_loader(self, images: Images | None) -> BatchLoader:
+        assert images is not None, "setup() comes first"
+        plan = EvaluationPlan(len(images), EVALUATION_BATCH, *self._rank_and_world_size())
+        return self._loader(plan, images, ())
+
+    def _loader(
+        self, plan: TrainingPlan | EvaluationPlan, images: Images, transforms: Sequence[A.BasicTransform]
+    ) -> BatchLoader:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        # On a CPU the network takes all cores, and a worker only takes one away from it. Without a transform there
+        # is nothing for a worker to do.
+        workers = (min(8, os.cpu_count() or 1) if on_gpu else 0) if self.num_workers is None else self.num_workers
+        return BatchLoader(
+            plan,
+            WorkerExecutor(images.pixels, images.labels, transforms),
+            num_workers=workers if transforms else 0,
+            pin_memory=on_gpu,
+        )
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Normalises on the device: uint8 (N, H, W, 3) becomes float (N, 3, H, W), laid out as channels_last."""
+        if not isinstance(batch, (tuple, list)) or batch[0].dtype is not torch.uint8:
+            return batch
+        images, *rest = batch
+        assert self._statistics is not None, "setup() comes first"
+        if self._statistics[0].device != images.device:
+            self._statistics = (self._statistics[0].to(images.device), self._statistics[1].to(images.device))
+        mean, std = self._statistics
+        return [(images.permute(0, 3, 1, 2) - mean) / std, *rest]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint tells of the data: class names, and the statistics that images were normalised with."""
+        if self._statistics is None:
+            return {}
+        mean, std = self._statistics
+        return {"class_names": list(self.class_names), "mean": mean.cpu(), "std": std.cpu()}

@@ -1,0 +1,118 @@
+"""Fetches an archive once: from the first address that answers, verified, and never half-written."""
+
+import hashlib
+import shutil
+import tarfile
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from cifar_lit.errors import UserError
+
+# Seconds without a byte after which an address counts as dead.
+TIMEOUT = 20.0
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A tar archive on the net.
+
+    Attributes:
+        name: Its file name, as published.
+        folder: The folder that it unpacks to.
+        sha256: Of the whole file, in hexadecimal.
+        urls: Where it can be had, the original first.
+    """
+
+    name: str
+    folder: str
+    sha256: str
+    urls: tuple[str, ...]
+
+
+def fetch_and_unpack(archive: Archive, root: Path) -> Path:
+    """Sees to it that ``root / archive.folder`` is there, and returns it.
+
+    What is in ``root`` already is used: the unpacked folder, or the archive. Processes that start together wait for
+    the first. A file gets its name only when it is whole and verified.
+
+    Raises:
+        UserError: The archive is not there and cannot be downloaded, or is not the published one.
+    """
+    unpacked = root / archive.folder
+    if unpacked.is_dir():
+        return unpacked
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{archive.name}.lock"):
+            if not unpacked.is_dir():
+                _unpack(_fetch(archive, root), archive, root)
+    except PermissionError as error:
+        raise UserError(
+            f"{root} cannot be written ({error.strerror}): name another folder with --data.root."
+        ) from error
+    except OSError as error:
+        raise UserError(f"Unpacking {archive.name} into {root} failed ({error}): make room or repair it.") from error
+    return unpacked
+
+
+def _fetch(archive: Archive, root: Path) -> Path:
+    path = root / archive.name
+    if path.is_file():
+        if _sha256(path) != archive.sha256:
+            raise UserError(f"{path} is damaged or not the published archive: remove it and it is downloaded again.")
+        return path
+    failures = []
+    for url in archive.urls:
+        try:
+            return _download(url, archive.sha256, path)
+        except (OSError, ValueError) as error:
+            failures.append(f"{url} ({getattr(error, 'reason', None) or error})")
+    raise UserError(
+        f"{root} holds neither {archive.folder}/ nor {archive.name}, and no address gave it: {'; '.join(failures)}. "
+        f"Put the file there by hand, name another folder with --data.root, or try configs/quickstart.yaml, "
+        "which needs no download."
+    )
+
+
+def _download(url: str, sha256: str, path: Path) -> Path:
+    digest = hashlib.sha256()
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as response, partial.open("wb") as file:
+            total = int(response.headers.get("Content-Length") or 0) or None
+            with tqdm(
+                total=total, desc=f"Downloading {path.name}", unit="B", unit_scale=True, disable=None
+            ) as progress:
+                while chunk := response.read(CHUNK):
+                    digest.update(chunk)
+                    file.write(chunk)
+                    progress.update(len(chunk))
+        if digest.hexdigest() != sha256:
+            raise ValueError("sent another file than the published archive")
+        return partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unpack(path: Path, archive: Archive, root: Path) -> None:
+    staging = Path(tempfile.mkdtemp(prefix=f".{archive.folder}.", dir=root))
+    try:
+        with tarfile.open(path) as tar:
+            # The data filter refuses links, devices and paths that lead out of the folder.
+            tar.extractall(staging, filter="data")
+        (staging / archive.folder).replace(root / archive.folder)
+    except tarfile.TarError as error:
+        raise UserError(f"{path} cannot be unpacked ({error}): remove it and it is downloaded again.") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

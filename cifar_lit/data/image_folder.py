@@ -1,0 +1,152 @@
+"""One's own images: a folder a class, decoded once and cached."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from cifar_lit.data.datamodule import ImageDataModule, Images
+from cifar_lit.errors import UserError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg")
+# Names the layout of a cache file; a change of what is decoded, or how, must change it.
+CACHE_VERSION = "1"
+
+
+def decode(path: Path, size: int) -> NDArray[np.uint8]:
+    """An image as uint8 (size, size, 3), RGB, upright; a larger or oblong one is scaled and cut to its centre.
+
+    Raises:
+        UserError: The file is no image that can be read.
+    """
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"Cannot read {path} as PNG or JPEG ({error}): remove it or replace it.") from error
+    if upright.size != (size, size):
+        upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(upright)
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: ``$XDG_CACHE_HOME/cifar_lit``, by default ``~/.cache/cifar_lit``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """Images in ``root/train/<class>/…`` and ``root/test/<class>/…``, PNG or JPEG, any class names, any size.
+
+    They are decoded once, with a progress bar, and cached; a file that is added, removed or changed is noticed.
+
+    Args:
+        root: The folder that holds ``train`` and ``test``.
+        image_size: Side in pixels to which images are scaled and cut.
+        **kwargs: Those of `ImageDataModule`.
+    """
+
+    def __init__(self, root: str = "data", image_size: int = 32, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if image_size < 1:
+            raise UserError(f"image_size is {image_size}: give a whole number of at least 1.")
+        self.root = Path(root)
+        self.image_size = image_size
+        self._prepared: dict[str, Images] = {}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the folders in ``train``, in alphabetical order.
+
+        Raises:
+            UserError: There are no such folders.
+        """
+        for split in ("train", "test"):
+            if not (self.root / split).is_dir():
+                raise UserError(
+                    f"{self.root} is no image data set: it wants the folders train/<class>/ and test/<class>/. "
+                    "Name the folder that holds them with --data.root."
+                )
+        names = tuple(sorted(entry.name for entry in os.scandir(self.root / "train") if _is_visible_folder(entry)))
+        if len(names) < 2:
+            raise UserError(f"{self.root / 'train'} has {len(names)} class folders: it wants at least two.")
+        return names
+
+    def prepare_data(self) -> None:
+        """Decodes what is not in the cache yet, in one process of a machine."""
+        self._prepared = {split: self._load(split) for split in ("train", "test")}
+
+    def load(self, split: Literal["train", "test"]) -> Images:
+        """All images of a split, class after class in the order of their file names."""
+        return self._prepared.pop(split) if split in self._prepared else self._load(split)
+
+    def _load(self, split: str) -> Images:
+        files, labels = self._list(split)
+        cache = cache_folder() / f"{self._fingerprint(files)}.npy"
+        try:
+            pixels = np.load(cache)
+        except (OSError, ValueError):
+            pixels = self._decode_all(files, split)
+            _save_atomically(cache, pixels)
+        return Images(pixels, labels)
+
+    def _list(self, split: str) -> tuple[list[os.DirEntry[str]], NDArray[np.int64]]:
+        folder = self.root / split
+        extra = {entry.name for entry in os.scandir(folder) if _is_visible_folder(entry)} - set(self.class_names)
+        if extra:
+            raise UserError(f"{folder} has classes that {self.root / 'train'} has not: {', '.join(sorted(extra))}.")
+        files: list[os.DirEntry[str]] = []
+        labels: list[int] = []
+        for label, name in enumerate(self.class_names):
+            images = _images_in(folder / name) if (folder / name).is_dir() else []
+            if not images:
+                raise UserError(f"{folder / name} holds no PNG or JPEG images: add some, or remove the class.")
+            files += images
+            labels += [label] * len(images)
+        return files, np.array(labels, dtype=np.int64)
+
+    def _fingerprint(self, files: Iterable[os.DirEntry[str]]) -> str:
+        digest = hashlib.sha256(f"{CACHE_VERSION} {self.image_size} {self.root.resolve()}".encode())
+        for file in files:
+            status = file.stat()
+            digest.update(f"{file.path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:32]
+
+    def _decode_all(self, files: list[os.DirEntry[str]], split: str) -> NDArray[np.uint8]:
+        # Pillow decodes outside the interpreter's lock, so threads are enough.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            decoded = pool.map(lambda file: decode(Path(file.path), self.image_size), files)
+            progress = tqdm(
+                decoded, total=len(files), desc=f"Decoding {split}", unit=" images", leave=False, disable=None
+            )
+            pixels = np.empty((len(files), self.image_size, self.image_size, 3), np.uint8)
+            for i, image in enumerate(progress):
+                pixels[i] = image
+        return pixels
+
+
+def _is_visible_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
+def _images_in(folder: Path) -> list[os.DirEntry[str]]:
+    images = (entry for entry in os.scandir(folder) if entry.name.lower().endswith(EXTENSIONS))
+    return sorted(images, key=lambda entry: entry.name)
+
+
+def _save_atomically(path: Path, pixels: NDArray[np.uint8]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.save(file, pixels)
+        temporary.replace(path)
+    except OSError:
+        # A cache that cannot be written, on a full or read-only disk, costs the next run some time and no more.
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""Augments image by image with albumentations itself: the reference for what a recipe's list means."""
+
+import random
+import warnings
+from collections.abc import Sequence
+
+import albumentations as A
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cifar_lit.data.batches import BatchKey
+
+# A misspelt argument only makes albumentations warn and go on with its default: a wrong experiment that looks right.
+warnings.filterwarnings("error", message=r"Argument\(s\) .* (are|is) not valid for transform")
+
+
+class WorkerExecutor(Dataset[tuple[Tensor, Tensor]]):
+    """Makes batches in the process that asks for them.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        labels: int64 (N,).
+        transforms: albumentations transforms, applied to each image in this order. They take and give uint8 or float
+            images of one size.
+    """
+
+    def __init__(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], transforms: Sequence[A.BasicTransform] = ()
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.augment = A.Compose(list(transforms)) if transforms else None
+
+    def __getitem__(self, key: BatchKey) -> tuple[Tensor, Tensor]:
+        """A batch: images (n, H, W, 3), uint8 unless a transform makes floats of them, and labels int64 (n,)."""
+        images = self.images[key.indices]
+        if self.augment is not None:
+            images = np.stack([self._augmented(image, seed) for image, seed in zip(images, key.seeds, strict=True)])
+        return torch.from_numpy(images), torch.from_numpy(self.labels[key.indices])
+
+    def _augmented(self, image: NDArray[np.uint8], seed: np.uint64) -> NDArray:
+        # albumentations' own seeding repeats itself in every worker and epoch. A generator an image costs 11 µs, and
+        # makes its augmentation the same in whatever process and on whatever rank it is drawn.
+        assert self.augment is not None
+        self.augment.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
+        augmented: NDArray = self.augment(image=image)["image"]
+        return augmented

@@ -1,0 +1,57 @@
+"""TensorBoard, with the curves of training and validation on one chart."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
+
+SPLITS = ("train", "val", "test")
+
+
+class CurvesLogger(TensorBoardLogger):
+    """Writes ``train/loss`` as ``loss`` of the sub-run ``train``, ``val/loss`` as ``loss`` of ``val``, and so on.
+
+    TensorBoard draws equal names of several runs on one chart, and only those.
+
+    Args:
+        save_dir: Folder below which runs land.
+        name: Sub-folder for the runs of one recipe.
+        version: Of the run; by default the next that is free.
+    """
+
+    def __init__(self, save_dir: str, name: str = "lightning_logs", version: int | str | None = None) -> None:
+        # A run that logs no metric at its start would show as −1.
+        super().__init__(save_dir, name=name, version=version, default_hp_metric=False)
+        self._writers: dict[str, SummaryWriter] = {}
+
+    def _writer(self, split: str) -> SummaryWriter:
+        if split not in self._writers:
+            self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split))
+        return self._writers[split]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Logs scalars, each to the sub-run that its name begins with."""
+        for name, value in metrics.items():
+            split, _, rest = name.partition("/")
+            if rest and split in SPLITS:
+                self._writer(split).add_scalar(rest, value, step)
+            else:
+                self.experiment.add_scalar(name, value, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes out what is pending."""
+        super().save()
+        for writer in self._writers.values():
+            writer.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes out what is pending and closes the files."""
+        super().finalize(status)
+        for writer in self._writers.values():
+            writer.flush()
+            writer.close()

@@ -1,0 +1,162 @@
+"""Learning-rate schedules that are told the length of the run, so that no recipe repeats it.
+
+A schedule is called as ``schedule(optimizer, total_steps)``. Its peak is the optimizer's own learning rate: a recipe
+states that once. Those of torch whose second argument is a number of steps fit as they are (``CosineAnnealingLR``,
+``PolynomialLR``); the rest of what recipes need is here. A schedule moves every step unless its class says
+``interval = "epoch"``.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
+
+from cifar_lit.errors import UserError
+
+
+class OneCycle(OneCycleLR):
+    """torch's one-cycle policy (Smith and Topin 2017, arXiv:1708.07120) at the optimizer's learning rate.
+
+    Args:
+        optimizer: Its learning rate is the peak.
+        total_steps: Steps in the run; filled in by the trainer.
+        warmup: Fraction of the run in which the rate rises, in (0, 1).
+        start_factor: First rate as a fraction of the peak.
+        final_factor: Last rate as a fraction of the peak.
+        anneal: Shape of rise and fall, ``cos`` or ``linear``.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        warmup: float = 0.3,
+        start_factor: float = 0.04,
+        final_factor: float = 4e-6,
+        anneal: Literal["cos", "linear"] = "cos",
+    ) -> None:
+        super().__init__(
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=total_steps,
+            pct_start=warmup,
+            anneal_strategy=anneal,
+            # A recipe's momentum stays what it says.
+            cycle_momentum=False,
+            div_factor=1 / start_factor,
+            final_div_factor=start_factor / final_factor,
+        )
+
+
+class Triangular(LambdaLR):
+    """Rises linearly to the optimizer's learning rate, then falls linearly to zero.
+
+    Args:
+        optimizer: Its learning rate is the peak.
+        total_steps: Steps in the run; filled in by the trainer.
+        warmup: Fraction of the run in which the rate rises, in [0, 1).
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.2) -> None:
+        peak = warmup * total_steps
+
+        def factor(step: int) -> float:
+            # Step 0 already moves, and the last step is the last above zero.
+            return min((step + 1) / (peak + 1), (total_steps - step) / (total_steps - peak), 1.0)
+
+        super().__init__(optimizer, factor)
+
+
+class _ByEpoch(LambdaLR):
+    """A rate an epoch, counted from 1, as published tables count."""
+
+    interval = "epoch"
+
+    def __init__(self, optimizer: Optimizer, rate: Callable[[int], float]) -> None:
+        super().__init__(optimizer, lambda epoch_from_0: rate(epoch_from_0 + 1))
+
+
+class InverseTime(_ByEpoch):
+    """The optimizer's rate divided by ``1 + decay·epoch`` (epoch from 0), with drops.
+
+    Args:
+        optimizer: Its learning rate is that of the first epoch.
+        total_steps: Steps in the run; not needed.
+        decay: How fast the rate falls, at least 0.
+        drops: From which epoch (counted from 1) the rate is multiplied by which factor; a later one replaces an
+            earlier one.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int, decay: float, drops: dict[int, float] | None = None
+    ) -> None:
+        factors = {1: 1.0, **(drops or {})}
+        super().__init__(optimizer, lambda epoch: _in_force(factors, epoch) / (1 + decay * (epoch - 1)))
+
+
+class StepTable(_ByEpoch):
+    """The rates of a table, whatever the optimizer's own.
+
+    Args:
+        optimizer: Its learning rate is replaced.
+        total_steps: Steps in the run; not needed.
+        rates: From which epoch (counted from 1) which learning rate holds; must name epoch 1.
+
+    Raises:
+        UserError: The table does not say what the first epoch's rate is.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, rates: dict[int, float]) -> None:
+        if 1 not in rates:
+            raise UserError("StepTable's rates do not name epoch 1: give the rate to begin with.")
+        for group in optimizer.param_groups:
+            group["lr"] = rates[1]
+        super().__init__(optimizer, lambda epoch: _in_force(rates, epoch) / rates[1])
+
+
+class Exponential(ExponentialLR):
+    """torch's ExponentialLR, a factor an epoch.
+
+    Args:
+        optimizer: Its learning rate is that of the first epoch.
+        total_steps: Steps in the run; not needed.
+        gamma: Factor from one epoch to the next.
+    """
+
+    interval = "epoch"
+
+    def __init__(self, optimizer: Optimizer, total_steps: int, gamma: float) -> None:
+        super().__init__(optimizer, gamma)
+
+
+class Plateau(ReduceLROnPlateau):
+    """torch's ReduceLROnPlateau, which lowers the rate when a metric stops improving.
+
+    Args:
+        optimizer: Its learning rate is the first.
+        total_steps: Steps in the run; not needed.
+        monitor: Name of the metric, logged once an epoch.
+        mode: Whether it improves by falling (``min``) or by rising (``max``).
+        factor: What the rate is multiplied by, in (0, 1).
+        patience: Epochs without improvement that are let pass.
+    """
+
+    interval = "epoch"
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_steps: int,
+        monitor: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+    ) -> None:
+        super().__init__(optimizer, mode=mode, factor=factor, patience=patience)
+        self.monitor = monitor
+
+
+def _in_force(table: dict[int, float], epoch: int) -> float:
+    """The entry with the largest epoch that is not past this one."""
+    return table[max(start for start in table if start <= epoch)]
