@@ -1,6 +1,18 @@
 """python -m cifar_lit."""
 
-from cifar_lit.cli import main
+import gc
+
+
+def run() -> None:
+    """Starts the command line."""
+    # Importing makes a million objects that stay: looking among them for garbage costs 0.8 of 4.8 s.
+    gc.disable()
+    from cifar_lit.cli import main
+
+    gc.freeze()
+    gc.enable()
+    main()
+
 
 if __name__ == "__main__":
-    main()
+    run()

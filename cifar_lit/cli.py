@@ -18,16 +18,46 @@ import cifar_lit.models
 import cifar_lit.schedules  # noqa: F401
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, last_checkpoint
 from cifar_lit.callbacks.curves import Curves
+from cifar_lit.callbacks.layers import LayerPanel
 from cifar_lit.callbacks.predictions import PredictionTable
 from cifar_lit.callbacks.progress import EpochProgress
+from cifar_lit.commands.summary import Format, summarize
 from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
 from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.precision import choose_precision
 from cifar_lit.runs import BEST, CONFIG, LOGS, find_checkpoint, recipe_name, run_of
 
-EVALUATIONS = ("validate", "test", "predict")
+RUNS_A_CHECKPOINT = ("validate", "test", "predict")
+KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
+
+
+class CifarTrainer(Trainer):
+    """Lightning's Trainer, with the further commands of the command line as methods."""
+
+    def summary(
+        self,
+        model: LightningModule,
+        datamodule: LightningDataModule | None = None,
+        format: Format = "text",
+        output: Path | None = None,
+        max_params: int | None = None,
+        min_receptive_field: int | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Shows a network's layers: sizes, parameters, multiply-adds and receptive fields.
+
+        Args:
+            model: The model.
+            datamodule: The data; only its image size is asked for.
+            format: text for the terminal, or markdown, csv or json.
+            output: File to write to instead of the terminal.
+            max_params: Most trainable parameters allowed; more end the command with exit code 1.
+            min_receptive_field: Least receptive field in pixels; less ends the command with exit code 1.
+            ckpt_path: A checkpoint whose run's settings to take, where no --config is given.
+        """
+        summarize(model, getattr(datamodule, "image_size", 32), format, output, max_params, min_receptive_field)
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -47,18 +77,26 @@ class CifarCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        shared = {"default_config_files": [str(DEFAULTS)], "exit_on_error": False}
+        # Without abbreviations a slip of the pen stays one, and no new option changes what an old command means.
+        strict = {"exit_on_error": False, "allow_abbrev": False}
+        shared = {"default_config_files": [str(DEFAULTS)], **strict}
         super().__init__(
             LightningModule,
             LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveFitConfig,
-            parser_kwargs={"exit_on_error": False, **{command: dict(shared) for command in self.subcommands()}},
+            trainer_class=CifarTrainer,
+            parser_kwargs={**strict, **{command: dict(shared) for command in self.subcommands()}},
             # A recipe's optimizer and schedule belong to its model.
             auto_configure_optimizers=False,
             args=_with_the_runs_own_config(sys.argv[1:] if args is None else list(args)),
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's four commands and ours, with the arguments that the CLI itself provides."""
+        return {**LightningCLI.subcommands(), "summary": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--checkpoint.*``, and lets the data tell the model its number of classes."""
@@ -76,7 +114,7 @@ class CifarCLI(LightningCLI):
         those win.
         """
         settings = self._settings
-        wanted = settings.ckpt_path or (BEST if self.config.subcommand in EVALUATIONS else None)
+        wanted = settings.ckpt_path or (BEST if self.config.subcommand in RUNS_A_CHECKPOINT else None)
         self.checkpoint = find_checkpoint(wanted, self._root, self._recipe_given) if wanted else None
         settings.ckpt_path = str(self.checkpoint) if self.checkpoint else None
 
@@ -104,14 +142,16 @@ class CifarCLI(LightningCLI):
         }
         if not has_gpu.get(str(trainer.accelerator), True):
             raise UserError("There is no such GPU that torch can use: leave --trainer.accelerator out, or give cpu.")
-        if trainer.precision is None:
+        if self.subcommand == "summary":
+            trainer.logger = trainer.enable_checkpointing = trainer.enable_progress_bar = False
+        elif trainer.precision is None:
             trainer.precision, reason = choose_precision(trainer.accelerator)
             say(f"Precision {trainer.precision}: {reason} (--trainer.precision changes it)")
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Adds what every run has: progress, curves, checkpoints, and TensorBoard unless there is another logger."""
         config = self._get(self.config_init, "trainer")
-        callbacks: list[Callback] = [Curves()]
+        callbacks: list[Callback] = [Curves(), LayerPanel()]
         if config.enable_progress_bar is not False:
             callbacks.append(EpochProgress())
         if config.enable_checkpointing is not False:
@@ -144,7 +184,7 @@ class CifarCLI(LightningCLI):
 
 def _with_the_runs_own_config(args: list[str]) -> list[str]:
     """Lets an evaluation that names no config take that of the run whose checkpoint it evaluates."""
-    if not args or args[0] not in EVALUATIONS or {"-h", "--help"} & set(args):
+    if not args or args[0] not in KNOWS_ITS_RUN or {"-h", "--help"} & set(args):
         return args
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("-c", "--config")

@@ -4,6 +4,7 @@ import logging
 import re
 import traceback
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -11,6 +12,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from cifar_lit.errors import UserError
 
 TRACEBACK_VARIABLE = "CIFAR_LIT_TRACEBACK"
+# Characters of a library's message that are shown.
+MESSAGE_LIMIT = 400
 
 
 @rank_zero_only
@@ -48,48 +51,62 @@ def one_line(error: BaseException) -> str:
     """An error as a line that says what is wrong and what to do.
 
     Args:
-        error: Anything that ended a command. A `UserError` speaks for itself; another is shortened, and for one that
-            is nobody's doing the line says where it happened.
+        error: Anything that ended a command. A `UserError` speaks for itself, and so it does inside another error; a
+            parser's report is reduced to its gist; for what is nobody's doing the line says where it happened.
     """
-    if isinstance(error, UserError):
-        return f"cifar-lit: {_single(str(error))}"
-    if type(error).__name__ in ("ArgumentError", "ArgumentTypeError"):
+    for link in _chain(error):
+        if isinstance(link, UserError):
+            return f"cifar-lit: {_single(str(link))}"
+    # By name: argparse, jsonargparse and Lightning have several classes of these names.
+    kind = type(error).__name__
+    if kind in ("ArgumentError", "ArgumentTypeError"):
         return f"cifar-lit: {_parsing_problem(str(error))}"
-    if type(error).__name__ == "MisconfigurationException":
+    if kind == "MisconfigurationException":
         return f"cifar-lit: {_single(str(error))}"
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return (
-        f"cifar-lit: {type(error).__name__}{place}: {_single(str(error))} "
-        f"({TRACEBACK_VARIABLE}=1 shows the whole traceback)"
-    )
+    message = _single(str(error))
+    message = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
+    return f"cifar-lit: {kind}{place}: {message} ({TRACEBACK_VARIABLE}=1 shows the whole traceback)"
 
 
-def _single(text: str, limit: int = 400) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _single(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _parsing_problem(text: str) -> str:
-    """The gist of jsonargparse's report: which option, and the innermost of the nested reasons."""
-    # Branches of Optional[...] that never applied.
-    lines = [line.strip(" -") for line in text.splitlines() if "<class 'NoneType'>" not in line]
-    keys = [match[1] for line in lines if (match := re.match(r'Parser key "([^"]+)"', line))]
-    classes = [match[1] for line in lines if (match := re.match(r"Problem with given class_path '([^']+)'", line))]
-    option = "--" + ".".join(keys) if keys else ""
-    for line in lines:
-        if match := re.search(r"Option '([^']+)' is not accepted", line):
-            name = classes[-1].rpartition(".")[2]
-            return f"{name} has no option {match[1]!r}: see {option}.help {name}."
-        if match := re.search(r"Expected a dot import path string: (.+)", line) or re.search(
-            r"Unable to import .*?class_path '?([\w.]+)", line
-        ):
-            return (
-                f"{option} does not know the class {match[1]!r}: give one of the README's, or module.Class of your own."
-            )
-        if match := re.search(r"[Uu]nrecognized arguments?: (.+)", line):
-            return f"there is no option {match[1]}: see --help."
-    skip = ("Parser key", "Problem with given class_path", "Does not validate", "Subtypes", "Errors:", "Given value")
-    reasons = [line for line in lines if line and not line.startswith(skip)]
-    reason = reasons[-1] if reasons else _single(text)
-    return _single(f"{option}: {reason}" if option else reason)
+    """The gist of jsonargparse's report: which option, and the innermost of its nested reasons."""
+    # Optional[...] also reports that None was not given.
+    text = text.replace("Expected a <class 'NoneType'>", "")
+    keys = re.findall(r'Parser key "([^"]+)"', text)
+    option = "--" + ".".join(keys)
+    if match := re.search(r"Option '([^']+)' is not accepted", text):
+        classes = re.findall(r"class_path '?([\w.]+)'", text[: match.start()])
+        classes += re.findall(r"class_path='([\w.]+)'", text[match.end() :].partition("\n")[0])
+        name = classes[-1].rpartition(".")[2] if classes else option
+        return f"{name} has no option {match[1]!r}: see {option}.help {name}."
+    value = re.search(r"(?:Got|Given) value: (\S+?)\.?\s", text + " ")
+    given = f", not {value[1]!r}" if value else ""
+    if match := re.search(r"Expected a <class '(\w+)'>", text):
+        article = "an" if match[1] == "int" else "a"
+        return f"{option} wants {article} {match[1]}{given}."
+    if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\]", text):
+        return f"{option} wants one of {', '.join(choices)}{given}."
+    if match := re.search(r"Expected a dot import path string: (\S+)", text):
+        return f"{option} knows no class {match[1]!r}: give one that the README names, or module.Class of your own."
+    if match := re.search(r"[Uu]nrecognized arguments?: (\S+)", text):
+        return f"there is no option {match[1]}: see --help."
+    if match := re.search(r"arguments are required: (.*)", text):
+        return f"{match[1].replace('fit.', '--')} missing: give a recipe, such as --config configs/quickstart.yaml."
+    if match := re.search(r"Problems parsing config: (.*)", text, re.DOTALL):
+        return f"the --config file is no valid YAML: {_single(match[1]).replace('<unicode string>', 'it')}."
+    if match := re.search(r"File does not exist: (.*)", text):
+        return f"there is no file {match[1]}: give the path of a recipe, such as configs/resnet20.yaml."
+    message = _single(text)
+    return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"

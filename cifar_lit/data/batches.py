@@ -142,8 +142,8 @@ class _Keys(Sampler[BatchKey]):
         return len(self.plan)
 
     def __iter__(self) -> Iterator[BatchKey]:
-        start, self.start = self.start, 0
-        return (self.plan.key(self.epoch, step) for step in range(start, len(self.plan)))
+        # A DataLoader with workers calls this twice before it takes the first key, so nothing may change here.
+        return (self.plan.key(self.epoch, step) for step in range(self.start, len(self.plan)))
 
 
 class BatchLoader:
@@ -165,6 +165,7 @@ class BatchLoader:
         # Lightning looks here, too, for something to tell the epoch to.
         self.batch_sampler = None
         self.position = 0
+        self._resume_at = (0, 0)
         self._loader: DataLoader[Batch] = DataLoader(
             executor,
             sampler=self.sampler,
@@ -181,15 +182,17 @@ class BatchLoader:
         return len(self.plan)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.position = self.sampler.start
+        (epoch, step), self._resume_at = self._resume_at, (0, 0)
+        self.position = self.sampler.start = step if epoch == self.sampler.epoch else 0
         for batch in self._loader:
             self.position += 1
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run is: batches handed out in the current epoch."""
-        return {"position": self.position}
+        """Where the run is: the epoch, and how many of its batches were handed out."""
+        return {"epoch": self.sampler.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues behind the last batch that was handed out; behind a whole epoch, with a new one."""
-        self.sampler.start = state["position"] % len(self)
+        """Continues that epoch behind the last batch that was handed out. Any other epoch begins at its first batch."""
+        self.position = state["position"] % len(self)
+        self._resume_at = (state["epoch"], self.position)

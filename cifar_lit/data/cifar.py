@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -19,14 +19,37 @@ def _archive(name: str, folder: str, sha256: str) -> Archive:
     return Archive(name, folder, sha256, tuple(f"{prefix}/{name}" for prefix in PREFIXES))
 
 
+class _PickledType:
+    """Stands in for numpy.dtype: its name, and nothing that a file claims about it."""
+
+    def __init__(self, name: bytes | str, *_: Any) -> None:
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and the like, which single bytes have not."""
+
+
+class _PickledArray:
+    """Stands in for an array: its bytes. numpy itself believes what a damaged file claims, and can crash on it."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array = np.empty(0, np.uint8)
+
+    def __setstate__(self, state: tuple[int, tuple[int, ...], _PickledType, bool, bytes]) -> None:
+        _, shape, kind, is_fortran, content = state
+        if kind.name not in (b"u1", "u1"):
+            raise ValueError(f"it holds {kind.name!r} instead of bytes")
+        self.array = np.frombuffer(content, np.uint8).reshape(shape, order="F" if is_fortran else "C")
+
+
 class _DataUnpickler(pickle.Unpickler):
     """Reads what the published batches are made of, arrays and plain containers, and refuses all else."""
 
     ALLOWED: ClassVar = {
-        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy.core.multiarray", "_reconstruct"): _PickledArray,
+        ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
+        ("numpy", "ndarray"): _PickledArray,
+        ("numpy", "dtype"): _PickledType,
     }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -44,9 +67,9 @@ class _CifarDataModule(ImageDataModule):
     MEAN: ClassVar[tuple[float, float, float]]
     STD: ClassVar[tuple[float, float, float]]
 
-    def __init__(self, root: str = "data", val_size: float = 5000, **kwargs: Any) -> None:
+    def __init__(self, root: str = "data", val_size: int | float = 5000, **kwargs: Any) -> None:
         super().__init__(val_size=val_size, **kwargs)
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
 
     def prepare_data(self) -> None:
         """Downloads, verifies and unpacks the archive, unless it or the unpacked batches are there."""
@@ -70,25 +93,17 @@ class _CifarDataModule(ImageDataModule):
     def _read(self, path: Path) -> Images:
         try:
             with path.open("rb") as file:
-                batch = self._unpickle(file)
+                batch = _DataUnpickler(file, encoding="bytes").load()
             # A row holds the red plane, the green and the blue.
-            pixels = batch[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            pixels = batch[b"data"].array.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             labels = np.asarray(batch[self.LABELS_KEY], dtype=np.int64)
-        except (OSError, pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+            if len(pixels) != len(labels) or not 0 <= labels.min() <= labels.max() < len(self.class_names):
+                raise ValueError("it holds other labels than the published")
+        except Exception as error:  # What a damaged pickle raises is not limited to any list.
             raise UserError(
                 f"{path} is no batch of {self.ARCHIVE.folder} ({error}): remove {path.parent} and it is fetched again."
             ) from error
-        if (
-            pixels.dtype != np.uint8
-            or len(pixels) != len(labels)
-            or not 0 <= labels.min() <= labels.max() < len(self.class_names)
-        ):
-            raise UserError(f"{path} holds other data than the published: remove {path.parent}.")
         return Images(np.ascontiguousarray(pixels), labels)
-
-    @staticmethod
-    def _unpickle(file: IO[bytes]) -> Any:
-        return _DataUnpickler(file, encoding="bytes").load()
 
     def channel_statistics(self, train: Images) -> tuple[Sequence[float], Sequence[float]]:
         """The constants of the whole published training split."""

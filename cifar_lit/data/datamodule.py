@@ -65,19 +65,23 @@ def stratified_split(
         Indices of those that stay and of those held out, each in rising order.
 
     Raises:
-        UserError: Fewer would stay than there are classes, or ``held_out`` is negative.
+        UserError: None would be held out, fewer would stay than there are classes, or ``held_out`` is negative.
     """
-    count = round(held_out * len(labels)) if held_out < 1 else int(held_out)
     classes, sizes = np.unique(labels, return_counts=True)
-    if held_out < 0 or len(labels) - count < len(classes):
+    count = 0
+    if 0 < held_out <= len(labels):
+        count = round(held_out * len(labels)) if held_out < 1 else int(held_out)
+    if not 1 <= count <= len(labels) - len(classes):
         raise UserError(
             f"val_size {held_out} does not fit {len(labels)} training images of {len(classes)} classes: "
-            "give a share between 0 and 1, or a smaller number."
+            "give a share between 0 and 1, or a number, that holds out at least one and leaves one of each class."
         )
-    # Largest remainders: the shares of the classes are rounded so that they add up to the count.
+    # Largest remainders: the shares of the classes are rounded so that they add up to the count. No class is held out
+    # whole, however small.
     exact = sizes * count / len(labels)
     quotas = np.floor(exact).astype(int)
-    quotas[np.argsort(quotas - exact, kind="stable")[: count - quotas.sum()]] += 1
+    while quotas.sum() < count:
+        quotas[np.argmin(np.where(quotas < sizes - 1, quotas - exact, np.inf))] += 1
     rng = np.random.default_rng([seed, len(labels)])
     held = [
         rng.permutation(np.flatnonzero(labels == label))[:quota] for label, quota in zip(classes, quotas, strict=True)
@@ -112,7 +116,7 @@ class ImageDataModule(LightningDataModule):
     def __init__(
         self,
         batch_size: int = 128,
-        val_size: float = 0.1,
+        val_size: int | float = 0.1,
         transforms: Sequence[A.BasicTransform] | None = None,
         normalize: Literal["channel", "pixel_mean", "none"] = "channel",
         num_workers: int | None = None,
@@ -121,10 +125,11 @@ class ImageDataModule(LightningDataModule):
         split_seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}: give a whole number of at least 1.")
-        if num_workers is not None and num_workers < 0:
-            raise UserError(f"num_workers is {num_workers}: give 0 or more.")
+        least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
+        least |= {"seed": (seed, 0), "split_seed": (split_seed, 0)}
+        for name, (value, minimum) in least.items():
+            if value is not None and value < minimum:
+                raise UserError(f"{name} is {value}: give a whole number of at least {minimum}.")
         # The run's page and its checkpoints show these. Objects given in Python would make a checkpoint a pickle.
         self.save_hyperparameters(logger=False)
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
@@ -141,6 +146,8 @@ class ImageDataModule(LightningDataModule):
         self.val_images: Images | None = None
         self.test_images: Images | None = None
         self._statistics: tuple[Tensor, Tensor] | None = None
+        self._train_loader: BatchLoader | None = None
+        self._resume_from: dict[str, Any] | None = None
 
     @property
     @abstractmethod
@@ -150,6 +157,9 @@ class ImageDataModule(LightningDataModule):
     @abstractmethod
     def load(self, split: Literal["train", "test"]) -> Images:
         """All images of a split. Called after `prepare_data`, once a process."""
+
+    #: Side of the images in pixels.
+    image_size: int = 32
 
     @property
     def num_classes(self) -> int:
@@ -197,7 +207,11 @@ class ImageDataModule(LightningDataModule):
         plan = TrainingPlan(
             len(self.train_images), self.batch_size, seed, *self._rank_and_world_size(), drop_last=self.drop_last
         )
-        return self._loader(plan, self.train_images, self.transforms)
+        self._train_loader = self._loader(plan, self.train_images, self.transforms)
+        if self._resume_from is not None:
+            self._train_loader.load_state_dict(self._resume_from)
+            self._resume_from = None
+        return self._train_loader
 
     def val_dataloader(self) -> BatchLoader:
         """The held-out images, each exactly once."""
@@ -245,8 +259,17 @@ class ImageDataModule(LightningDataModule):
         return [(images.permute(0, 3, 1, 2) - mean) / std, *rest]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint tells of the data: class names, and the statistics that images were normalised with."""
+        """What a checkpoint keeps of the data: class names, normalisation, and how far the epoch has come."""
         if self._statistics is None:
             return {}
         mean, std = self._statistics
-        return {"class_names": list(self.class_names), "mean": mean.cpu(), "std": std.cpu()}
+        state: dict[str, Any] = {"class_names": list(self.class_names), "mean": mean.cpu(), "std": std.cpu()}
+        if self._train_loader is not None:
+            state["train_loader"] = self._train_loader.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lets the next training loader continue where the checkpoint's left off."""
+        # Lightning has a way of its own to do this. But it forgets the position where the loader is asked for before
+        # the loops are restored, as happens when a schedule asks for the number of steps.
+        self._resume_from = state_dict.get("train_loader")

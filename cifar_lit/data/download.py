@@ -6,6 +6,7 @@ import tarfile
 import tempfile
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from filelock import FileLock
@@ -52,12 +53,10 @@ def fetch_and_unpack(archive: Archive, root: Path) -> Path:
         with FileLock(root / f".{archive.name}.lock"):
             if not unpacked.is_dir():
                 _unpack(_fetch(archive, root), archive, root)
-    except PermissionError as error:
-        raise UserError(
-            f"{root} cannot be written ({error.strerror}): name another folder with --data.root."
-        ) from error
     except OSError as error:
-        raise UserError(f"Unpacking {archive.name} into {root} failed ({error}): make room or repair it.") from error
+        raise UserError(
+            f"{root} cannot be written ({error.strerror or error}): make room, or name another folder with --data.root."
+        ) from error
     return unpacked
 
 
@@ -71,12 +70,14 @@ def _fetch(archive: Archive, root: Path) -> Path:
     for url in archive.urls:
         try:
             return _download(url, archive.sha256, path)
-        except (OSError, ValueError) as error:
-            failures.append(f"{url} ({getattr(error, 'reason', None) or error})")
+        except (OSError, ValueError, HTTPException) as error:
+            # What a server says in place of HTTP may end in a line break.
+            failures.append(f"{url} ({str(getattr(error, 'reason', None) or error).strip()})")
     raise UserError(
-        f"{root} holds neither {archive.folder}/ nor {archive.name}, and no address gave it: {'; '.join(failures)}. "
-        f"Put the file there by hand, name another folder with --data.root, or try configs/quickstart.yaml, "
-        "which needs no download."
+        # What to do comes first: the end of a long line is cut off.
+        f"{root} holds neither {archive.folder}/ nor {archive.name}, and no address gave it: put the file there by "
+        "hand, name another folder with --data.root, or try configs/quickstart.yaml, which needs no download. "
+        f"Tried {'; '.join(failures)}."
     )
 
 

@@ -1,5 +1,6 @@
 """One's own images: a folder a class, decoded once and cached."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from cifar_lit.data.datamodule import ImageDataModule, Images
@@ -18,6 +19,17 @@ from cifar_lit.errors import UserError
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 # Names the layout of a cache file; a change of what is decoded, or how, must change it.
 CACHE_VERSION = "1"
+# By the orientation that a camera notes (EXIF 2.32, 4.6.4). ImageOps.exif_transpose would also write the other notes
+# anew, and fails on the odd ones that some cameras leave.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(path: Path, size: int) -> NDArray[np.uint8]:
@@ -28,8 +40,13 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path, formats=("PNG", "JPEG")) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            upright = image if turn is None else image.transpose(turn)
+            if upright.mode.startswith("I"):
+                # 16 bits of grey, which convert would cut off at 255.
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            upright = upright.convert("RGB")
+    except Exception as error:  # What a damaged file raises is not limited to any list.
         raise UserError(f"Cannot read {path} as PNG or JPEG ({error}): remove it or replace it.") from error
     if upright.size != (size, size):
         upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
@@ -56,8 +73,9 @@ class ImageFolderDataModule(ImageDataModule):
         super().__init__(**kwargs)
         if image_size < 1:
             raise UserError(f"image_size is {image_size}: give a whole number of at least 1.")
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.image_size = image_size
+        self._class_names: tuple[str, ...] = ()
         self._prepared: dict[str, Images] = {}
 
     @property
@@ -67,6 +85,12 @@ class ImageFolderDataModule(ImageDataModule):
         Raises:
             UserError: There are no such folders.
         """
+        # Looked up once: a run goes on with the classes that it began with, whatever happens to the folder.
+        if not self._class_names:
+            self._class_names = self._find_classes()
+        return self._class_names
+
+    def _find_classes(self) -> tuple[str, ...]:
         for split in ("train", "test"):
             if not (self.root / split).is_dir():
                 raise UserError(
@@ -80,7 +104,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Decodes what is not in the cache yet, in one process of a machine."""
-        self._prepared = {split: self._load(split) for split in ("train", "test")}
+        if self.test_images is None:
+            self._prepared = {split: self._load(split) for split in ("train", "test")}
 
     def load(self, split: Literal["train", "test"]) -> Images:
         """All images of a split, class after class in the order of their file names."""
@@ -89,21 +114,20 @@ class ImageFolderDataModule(ImageDataModule):
     def _load(self, split: str) -> Images:
         files, labels = self._list(split)
         cache = cache_folder() / f"{self._fingerprint(files)}.npy"
-        try:
-            pixels = np.load(cache)
-        except (OSError, ValueError):
+        pixels = _load_if_whole(cache, (len(files), self.image_size, self.image_size, 3))
+        if pixels is None:
             pixels = self._decode_all(files, split)
             _save_atomically(cache, pixels)
         return Images(pixels, labels)
 
     def _list(self, split: str) -> tuple[list[os.DirEntry[str]], NDArray[np.int64]]:
-        folder = self.root / split
-        extra = {entry.name for entry in os.scandir(folder) if _is_visible_folder(entry)} - set(self.class_names)
+        folder, names = self.root / split, self.class_names
+        extra = {entry.name for entry in os.scandir(folder) if _is_visible_folder(entry)} - set(names)
         if extra:
             raise UserError(f"{folder} has classes that {self.root / 'train'} has not: {', '.join(sorted(extra))}.")
         files: list[os.DirEntry[str]] = []
         labels: list[int] = []
-        for label, name in enumerate(self.class_names):
+        for label, name in enumerate(names):
             images = _images_in(folder / name) if (folder / name).is_dir() else []
             if not images:
                 raise UserError(f"{folder / name} holds no PNG or JPEG images: add some, or remove the class.")
@@ -114,8 +138,11 @@ class ImageFolderDataModule(ImageDataModule):
     def _fingerprint(self, files: Iterable[os.DirEntry[str]]) -> str:
         digest = hashlib.sha256(f"{CACHE_VERSION} {self.image_size} {self.root.resolve()}".encode())
         for file in files:
-            status = file.stat()
-            digest.update(f"{file.path} {status.st_size} {status.st_mtime_ns}\n".encode())
+            try:
+                status = file.stat()
+            except OSError as error:
+                raise UserError(f"Cannot read {file.path} ({error.strerror}): remove it or replace it.") from error
+            digest.update(os.fsencode(f"{file.path} {status.st_size} {status.st_mtime_ns}\n"))
         return digest.hexdigest()[:32]
 
     def _decode_all(self, files: list[os.DirEntry[str]], split: str) -> NDArray[np.uint8]:
@@ -136,8 +163,17 @@ def _is_visible_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _images_in(folder: Path) -> list[os.DirEntry[str]]:
-    images = (entry for entry in os.scandir(folder) if entry.name.lower().endswith(EXTENSIONS))
-    return sorted(images, key=lambda entry: entry.name)
+    # Hidden ones are no images: a copy from a Mac has "._cat.jpg" beside "cat.jpg".
+    entries = (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
+    return sorted((e for e in entries if e.name.lower().endswith(EXTENSIONS)), key=lambda entry: entry.name)
+
+
+def _load_if_whole(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    try:
+        pixels: NDArray = np.load(path)
+    except Exception:  # Not there, or damaged in whatever way: the images are decoded again.
+        return None
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def _save_atomically(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -149,4 +185,5 @@ def _save_atomically(path: Path, pixels: NDArray[np.uint8]) -> None:
         temporary.replace(path)
     except OSError:
         # A cache that cannot be written, on a full or read-only disk, costs the next run some time and no more.
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,1 @@
+"""Thin shells, one function a command, over what `explain` computes."""

@@ -1,0 +1,61 @@
+"""The table of a network's layers, and whether it keeps to a budget."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from cifar_lit.console import say
+from cifar_lit.errors import UserError
+from cifar_lit.explain.layers import network_table
+
+Format = Literal["text", "markdown", "csv", "json"]
+
+
+def summarize(
+    model: nn.Module,
+    image_size: int,
+    output_format: Format = "text",
+    output: Path | None = None,
+    max_params: int | None = None,
+    min_receptive_field: int | None = None,
+) -> None:
+    """Prints or writes the table, then holds it against the budget.
+
+    Args:
+        model: Maps images (N, 3, image_size, image_size).
+        image_size: Side of the images in pixels.
+        output_format: ``text`` for the terminal, or one for other programs.
+        output: File to write to instead of the terminal.
+        max_params: Most trainable parameters allowed.
+        min_receptive_field: Least receptive field demanded, in pixels.
+
+    Raises:
+        UserError: The network cannot run, or a budget is broken.
+    """
+    try:
+        table = network_table(model, image_size)
+    except ValueError as error:
+        raise UserError(f"No table of {type(model).__name__}: {error}.") from error
+    if output_format == "text":
+        width = shutil.get_terminal_size().columns if output is None and sys.stdout.isatty() else None
+        text = table.to_text(width)
+    else:
+        text = {"markdown": table.to_markdown, "csv": table.to_csv, "json": table.to_json}[output_format]()
+    if output is None:
+        say(text.rstrip("\n"))
+    else:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text.rstrip("\n") + os.linesep, encoding="utf-8")
+        say(f"Wrote {len(table.rows)} layers to {output}")
+    broken = []
+    if max_params is not None and table.trainable_parameters > max_params:
+        broken.append(f"{table.trainable_parameters:,} trainable parameters are more than the {max_params:,} allowed")
+    field = table.largest_receptive_field
+    if min_receptive_field is not None and (field is None or field < min_receptive_field):
+        broken.append(f"the receptive field of {field or 'unknown'} pixels is less than {min_receptive_field}")
+    if broken:
+        raise UserError(f"Budget broken: {'; '.join(broken)}.")

@@ -1,0 +1,73 @@
+"""Loss and accuracy of a split, accumulated on the device and read once an epoch."""
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+# Top-5 says something only where a guess of five names does not cover half of the classes.
+TOP5_FROM_CLASSES = 11
+
+
+class MeanLoss(Metric):
+    """Mean over images of losses that are means over batches.
+
+    torchmetrics' MeanMetric either looks for NaN, which waits for the device at every step, or with
+    ``nan_strategy="disable"`` forgets the weights (1.9).
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, images: int) -> None:
+        """Counts the mean loss () of a batch of so many images."""
+        self.total += loss * images
+        self.count += images
+
+    def compute(self) -> Tensor:
+        """The mean so far."""
+        return self.total / self.count
+
+
+class Scores(nn.Module):
+    """Mean loss and accuracy of a split, accumulated on the device and read once an epoch.
+
+    Args:
+        num_classes: Number of classes; from 11 on there is top-5 accuracy, too.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+
+        def accuracy(top_k: int) -> MulticlassAccuracy:
+            # The micro average is the share of images that are right. Validating arguments would read them back.
+            return MulticlassAccuracy(num_classes, average="micro", top_k=top_k, validate_args=False)
+
+        self.loss = MeanLoss()
+        self.accuracy = accuracy(1)
+        self.accuracy_top5 = accuracy(5) if num_classes >= TOP5_FROM_CLASSES else None
+
+    def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Counts a batch: its mean loss (), logits (n, num_classes) and labels int64 (n,)."""
+        if len(labels) == 0:
+            # A rank's share of a very small split; its mean loss is NaN.
+            return
+        self.loss.update(loss, len(labels))
+        self.accuracy.update(logits, labels)
+        if self.accuracy_top5 is not None:
+            self.accuracy_top5.update(logits, labels)
+
+    def named(self) -> dict[str, Metric]:
+        """The metrics by the names that they are logged under."""
+        metrics: dict[str, Metric | None] = {
+            "loss": self.loss,
+            "accuracy": self.accuracy,
+            "accuracy_top5": self.accuracy_top5,
+        }
+        return {name: metric for name, metric in metrics.items() if metric is not None}

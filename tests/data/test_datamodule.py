@@ -1,0 +1,303 @@
+import io
+from collections.abc import Callable
+from typing import Any, Literal
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from cifar_lit.data.batches import BatchLoader, TrainingPlan
+from cifar_lit.data.datamodule import ImageDataModule, Images, stratified_split
+from cifar_lit.errors import UserError
+
+CLASSES = ("cat", "dog", "emu")
+
+
+class TinyDataModule(ImageDataModule):
+    """60 training images of three classes, 30 of them cats; 20 for testing."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return CLASSES
+
+    def load(self, split: Literal["train", "test"]) -> Images:
+        count, seed = (60, 0) if split == "train" else (20, 1)
+        rng = np.random.default_rng(seed)
+        pixels = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        # Channels of unlike mean and deviation, so that a mix-up shows.
+        return Images(pixels // np.array([1, 2, 4], dtype=np.uint8), np.arange(count) % 4 % 3)
+
+
+def ready(**settings: Any) -> TinyDataModule:
+    data = TinyDataModule(**settings)
+    data.setup()
+    return data
+
+
+def images_of(images: Images | None) -> NDArray[np.uint8]:
+    assert images is not None
+    return images.pixels
+
+
+def rows(images: Images | None) -> set[bytes]:
+    return {image.tobytes() for image in images_of(images)}
+
+
+def normalised(data: ImageDataModule, pixels: NDArray[np.uint8]) -> torch.Tensor:
+    labels = torch.zeros(len(pixels), dtype=torch.int64)
+    images, same_labels = data.on_after_batch_transfer([torch.from_numpy(pixels), labels], 0)
+    assert same_labels is labels
+    assert isinstance(images, torch.Tensor)
+    return images
+
+
+def labels_over(loader: BatchLoader) -> list[int]:
+    return [int(label) for _, labels in loader for label in labels]
+
+
+@pytest.mark.parametrize("held_out", [1, 7, 60, 250, 997, 0.001, 0.1, 0.5, 0.9])
+def test_split_holds_every_class_out_in_proportion(held_out: float) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [100, 300, 600]))
+    kept, held = stratified_split(labels, held_out, seed=1)
+    count = round(held_out * 1000) if held_out < 1 else held_out
+    assert len(held) == count
+    assert sorted([*kept, *held]) == list(range(1000))
+    assert kept.tolist() == sorted(kept)
+    assert held.tolist() == sorted(held)
+    exact = np.array([100, 300, 600]) * count / 1000
+    assert np.all(np.abs(np.bincount(labels[held], minlength=3) - exact) < 1)
+    assert np.all(np.bincount(labels[kept], minlength=3) > 0)
+
+
+def test_split_leaves_one_of_each_class() -> None:
+    labels = np.repeat([0, 1, 2], [1, 2, 47])
+    for held_out in range(1, 48):
+        kept, held = stratified_split(labels, held_out, seed=0)
+        assert len(held) == held_out
+        assert set(labels[kept]) == {0, 1, 2}
+
+
+def test_split_is_decided_by_its_seed_alone() -> None:
+    labels = np.arange(200) % 10
+    np.random.seed(0)  # noqa: NPY002
+    first = stratified_split(labels, 50, seed=0)[1]
+    np.random.seed(1)  # noqa: NPY002
+    assert stratified_split(labels, 50, seed=0)[1].tolist() == first.tolist()
+    assert stratified_split(labels, 50, seed=1)[1].tolist() != first.tolist()
+
+
+@pytest.mark.parametrize("held_out", [-1, -0.1, 0.001, 191, 200, 201, 1e9, 0.99, float("nan"), float("inf")])
+def test_split_that_does_not_fit_is_an_error(held_out: float) -> None:
+    with pytest.raises(UserError, match=rf"val_size {held_out} does not fit 200 training images of 10 classes: give"):
+        stratified_split(np.arange(200) % 10, held_out, seed=0)
+
+
+@pytest.mark.parametrize(("val_size", "count"), [(12, 12), (1, 1), (0.1, 6), (0.25, 15)])
+def test_val_size_is_a_number_or_a_share(val_size: float, count: int) -> None:
+    data = ready(val_size=val_size)
+    assert len(images_of(data.val_images)) == count
+    assert len(images_of(data.train_images)) == 60 - count
+    whole = data.load("train")
+    assert rows(data.train_images) | rows(data.val_images) == rows(whole)
+    assert not rows(data.train_images) & rows(data.val_images)
+    # Images kept their labels.
+    label_of = {image.tobytes(): label for image, label in zip(whole.pixels, whole.labels, strict=True)}
+    for images in (data.train_images, data.val_images):
+        assert images is not None
+        assert [label_of[image.tobytes()] for image in images.pixels] == images.labels.tolist()
+
+
+def test_val_size_0_validates_on_the_test_split_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    data = ready(val_size=0)
+    assert data.val_images is data.test_images
+    assert len(images_of(data.train_images)) == 60
+    said = capsys.readouterr().out
+    assert "validating on the test split" in said
+    assert said.count("\n") == 1
+    ready(val_size=0.1)
+    assert capsys.readouterr().out == ""
+
+
+def test_val_size_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(UserError, match="val_size 5000 does not fit 60 training images of 3 classes"):
+        ready(val_size=5000)
+
+
+def test_held_out_images_depend_on_split_seed_and_not_on_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = images_of(ready(seed=1).val_images)
+    assert np.array_equal(images_of(ready(seed=2).val_images), first)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "77")
+    assert np.array_equal(images_of(ready().val_images), first)
+    assert not np.array_equal(images_of(ready(split_seed=1).val_images), first)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [("batch_size", 0, 1), ("batch_size", -5, 1), ("num_workers", -1, 0), ("seed", -1, 0), ("split_seed", -2, 0)],
+)
+def test_a_number_below_its_range_is_an_error(name: str, value: int, least: int) -> None:
+    wrong: dict[str, Any] = {name: value}
+    right: dict[str, Any] = {name: least}
+    with pytest.raises(UserError, match=f"{name} is {value}: give a whole number of at least {least}"):
+        TinyDataModule(**wrong)
+    TinyDataModule(**right)
+
+
+def test_setup_loads_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ready()
+    monkeypatch.setattr(data, "load", lambda split: pytest.fail("loaded again"))
+    data.setup("fit")
+    data.setup("test")
+
+
+def training_order(**settings: Any) -> list[int]:
+    """The label of every image of an epoch."""
+    return labels_over(ready(batch_size=7, val_size=6, **settings).train_dataloader())
+
+
+def test_training_follows_the_plan_of_its_seed() -> None:
+    images = ready(val_size=6).train_images
+    assert images is not None
+    plan = TrainingPlan(54, 7, seed=3)
+    planned = [int(images.labels[i]) for step in range(len(plan)) for i in plan.key(0, step).indices]
+    assert training_order(seed=3) == planned
+    assert training_order(seed=4) != planned
+
+
+def test_without_a_seed_it_takes_that_of_seed_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    assert training_order() == training_order(seed=3)
+    assert training_order(seed=4) != training_order(seed=3)
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    assert training_order() == training_order(seed=0)
+
+
+def test_drop_last_leaves_the_smaller_batch_out() -> None:
+    loader = ready(batch_size=7, val_size=6, drop_last=True).train_dataloader()
+    assert [len(labels) for _, labels in loader] == [7] * 7
+
+
+@pytest.mark.parametrize("split", ["val", "test", "predict"])
+def test_evaluation_sees_every_image_once_in_order_and_not_augmented(split: str) -> None:
+    data = ready(val_size=12, transforms=[A.InvertImg(p=1)])
+    loader = getattr(data, f"{split}_dataloader")()
+    pixels = np.concatenate([images.numpy() for images, _ in loader])
+    assert np.array_equal(pixels, images_of(data.val_images if split == "val" else data.test_images))
+
+
+def test_training_images_are_augmented() -> None:
+    data = ready(val_size=12, transforms=[A.InvertImg(p=1)])
+    seen = {image.tobytes() for images, _ in data.train_dataloader() for image in images.numpy()}
+    assert seen == {(255 - image).tobytes() for image in images_of(data.train_images)}
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_change_nothing(num_workers: int) -> None:
+    def batches(workers: int) -> list[torch.Tensor]:
+        data = ready(seed=0, num_workers=workers, batch_size=16, transforms=[A.Affine(rotate=(-90, 90), p=1)])
+        return [images for images, _ in data.train_dataloader()]
+
+    assert all(torch.equal(a, b) for a, b in zip(batches(0), batches(num_workers), strict=True))
+
+
+def test_workers_start_only_where_there_is_work_for_them() -> None:
+    data = ready(num_workers=2, transforms=[A.HorizontalFlip()])
+    assert data.train_dataloader()._loader.num_workers == 2
+    assert data.val_dataloader()._loader.num_workers == 0
+    assert ready(num_workers=2).train_dataloader()._loader.num_workers == 0
+    assert ready(transforms=[A.HorizontalFlip()]).train_dataloader()._loader.num_workers == 0
+
+
+def expected_statistics(normalize: str, pixels: NDArray[np.uint8]) -> tuple[NDArray, NDArray]:
+    scaled = pixels.astype(np.float64) / 255
+    if normalize == "channel":
+        return scaled.mean(axis=(0, 1, 2)), scaled.std(axis=(0, 1, 2))
+    if normalize == "pixel_mean":
+        return scaled.mean(axis=0), np.ones(1)
+    return np.zeros(1), np.ones(1)
+
+
+@pytest.mark.parametrize("normalize", ["channel", "pixel_mean", "none"])
+def test_batches_are_normalised_as_numpy_would(normalize: Literal["channel", "pixel_mean", "none"]) -> None:
+    data = ready(normalize=normalize)
+    # Of all training images, whether or not they are held out.
+    mean, std = expected_statistics(normalize, data.load("train").pixels)
+    pixels = images_of(data.test_images)
+    images = normalised(data, pixels)
+    expected = ((pixels / 255.0 - mean) / std).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(images.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+    mean32, std32 = (np.float32(s) * np.float32(255) for s in (mean, std))
+    in_float32 = (pixels.astype(np.float32) - mean32) / std32
+    if normalize != "pixel_mean":  # Its mean image is rounded once, after the scaling.
+        assert np.array_equal(images.numpy(), in_float32.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("normalize", ["channel", "pixel_mean", "none"])
+def test_normalised_batches_are_float32_in_channels_last(normalize: Literal["channel", "pixel_mean", "none"]) -> None:
+    data = ready(normalize=normalize)
+    images = normalised(data, images_of(data.test_images))
+    assert images.dtype is torch.float32
+    assert images.shape == (20, 3, 8, 8)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_channel_without_contrast_is_not_divided_by_zero() -> None:
+    class GreyDataModule(TinyDataModule):
+        def load(self, split: Literal["train", "test"]) -> Images:
+            images = super().load(split)
+            return Images(np.full_like(images.pixels, 100), images.labels)
+
+    data = GreyDataModule()
+    data.setup()
+    images = normalised(data, images_of(data.test_images))
+    assert images.abs().max() < 1e-3
+
+
+def test_other_batches_pass_untouched() -> None:
+    data = ready()
+    floats, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
+    batch = [floats, labels]
+    assert data.on_after_batch_transfer(batch, 0) is batch
+    assert data.on_after_batch_transfer(floats, 0) is floats
+
+
+def test_state_tells_class_names_and_statistics() -> None:
+    assert TinyDataModule().state_dict() == {}
+    data = ready(normalize="channel")
+    state = data.state_dict()
+    assert set(state) == {"class_names", "mean", "std"}
+    assert state["class_names"] == list(CLASSES)
+    pixels = data.load("train").pixels.reshape(-1, 3)
+    np.testing.assert_allclose(state["mean"].flatten(), pixels.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(state["std"].flatten(), pixels.std(axis=0), rtol=1e-5)
+
+
+def test_num_classes_follows_class_names() -> None:
+    assert TinyDataModule().num_classes == 3
+
+
+def test_hyperparameters_are_plain_data() -> None:
+    data = ready(transforms=[A.HorizontalFlip()], batch_size=4, seed=9)
+    assert data.hparams["batch_size"] == 4
+    assert data.hparams["seed"] == 9
+    assert "transforms" not in data.hparams
+    plain = TinyDataModule(transforms=[{"class_path": "HorizontalFlip"}])
+    assert plain.hparams["transforms"] == [{"class_path": "HorizontalFlip"}]
+    # What a checkpoint holds of the data can be read without running anything.
+    saved = io.BytesIO()
+    torch.save({"hparams": dict(data.hparams), "state": data.state_dict()}, saved)
+    saved.seek(0)
+    assert torch.load(saved, weights_only=True)["hparams"] == dict(data.hparams)
+
+
+def test_arguments_of_a_subclass_are_hyperparameters(noise: Callable[..., Images]) -> None:
+    class SeededDataModule(TinyDataModule):
+        def __init__(self, start: int = 5, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.start = start
+
+    hparams = dict(SeededDataModule(start=6, batch_size=3).hparams)
+    assert (hparams["start"], hparams["batch_size"]) == (6, 3)

@@ -1,0 +1,172 @@
+"""Loss, metrics, optimizer and schedule of a Classifier, trained with a plain Trainer."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, Trainer
+from torch import nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from cifar_lit.classifier import Classifier
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.errors import UserError
+from cifar_lit.models import DepthwiseNet, ResNetV1
+from cifar_lit.schedules import OneCycle
+from cifar_lit.scores import Scores
+
+
+class Pixels(Classifier):
+    """The pixels of the left half, so that a flip changes the logits."""
+
+    def __init__(self, num_classes: int = 10, **kwargs: Any) -> None:
+        net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
+        super().__init__(net=net, num_classes=num_classes, **kwargs)
+
+
+def trainer(folder: Path, **kwargs: Any) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    return Trainer(default_root_dir=folder, **{**quiet, "enable_checkpointing": False, "max_epochs": 1, **kwargs})
+
+
+def test_scores_are_means_over_images_not_batches() -> None:
+    scores = Scores(num_classes=3)
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 0.0, 2.0]])
+    labels = torch.tensor([0, 1, 2])
+    for part in (slice(0, 2), slice(2, 3), slice(3, 3)):
+        scores.update(F.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
+    named = scores.named()
+    assert named["accuracy"].compute().item() == pytest.approx(2 / 3)
+    assert named["loss"].compute().item() == pytest.approx(F.cross_entropy(logits, labels).item())
+    assert "accuracy_top5" not in named
+
+
+def test_top5_from_eleven_classes_on() -> None:
+    scores = Scores(num_classes=11)
+    logits = torch.arange(11.0).repeat(2, 1)
+    scores.update(torch.tensor(0.0), logits, torch.tensor([6, 5]))
+    assert scores.named()["accuracy_top5"].compute().item() == 0.5
+
+
+def test_norms_and_biases_do_not_decay() -> None:
+    model = ResNetV1(8, conv_bias=True, optimizer=lambda params: SGD(params, lr=0.1, weight_decay=1e-3))
+    groups = model.optimizer(model.parameter_groups()).param_groups
+    assert [group["weight_decay"] for group in groups] == [1e-3, 0.0]
+    assert {p.ndim for p in groups[0]["params"]} == {2, 4}
+    assert {p.ndim for p in groups[1]["params"]} == {1}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_decay_on_convolutions_alone_and_on_all() -> None:
+    convolutions = ResNetV1(8, weight_decay_on="convolutions").parameter_groups()
+    assert {p.ndim for p in convolutions[0]["params"]} == {4}
+    assert len(ResNetV1(8, weight_decay_on="all").parameter_groups()) == 1
+
+
+def test_flip_average_is_reported_beside_the_plain_figure(tmp_path: Path) -> None:
+    model, data = Pixels(tta="flip"), DigitsDataModule()
+    (results,) = trainer(tmp_path).test(model, data, verbose=False)
+    images, labels = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    plain = model.net(images)
+    both = (plain + model.net(images.flip(3))) / 2
+    assert results["test/accuracy"] == pytest.approx((plain.argmax(1) == labels).float().mean().item())
+    assert results["test/accuracy_flip"] == pytest.approx((both.argmax(1) == labels).float().mean().item())
+    assert results["test/loss_flip"] == pytest.approx(F.cross_entropy(both, labels).item(), rel=1e-4)
+    assert results["test/loss"] != pytest.approx(results["test/loss_flip"], rel=1e-4)
+
+
+def test_schedule_is_told_the_length_of_the_run(tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def schedule(optimizer: Optimizer, total_steps: int) -> CosineAnnealingLR:
+        told.append(total_steps)
+        return CosineAnnealingLR(optimizer, total_steps)
+
+    data = DigitsDataModule(batch_size=100, val_size=138)
+    trainer(tmp_path, max_epochs=3, limit_val_batches=0).fit(Pixels(schedule=schedule), data)
+    assert told == [3 * 13]
+
+
+def test_schedule_without_an_end_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="max_epochs"):
+        trainer(tmp_path, max_epochs=-1).fit(Pixels(schedule=OneCycle), DigitsDataModule())
+
+
+def test_label_smoothing_and_l1_change_the_training_loss_alone() -> None:
+    batch = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    torch.manual_seed(0)
+    model = Pixels(label_smoothing=0.2, l1_penalty=0.01)
+    smoothed = F.cross_entropy(model(batch[0]), batch[1], label_smoothing=0.2)
+    penalty = 0.01 * sum(p.abs().sum() for p in model.parameters())
+    assert model.training_step(batch, 0).item() == pytest.approx((smoothed + penalty).item())
+    model.validation_step(batch, 0)
+    plain = F.cross_entropy(model(batch[0]), batch[1]).item()
+    assert model.val_scores.loss.compute().item() == pytest.approx(plain)
+    with pytest.raises(UserError, match="label_smoothing"):
+        Pixels(label_smoothing=1.0)
+
+
+def test_dropout_is_a_function_of_seed_and_step(tmp_path: Path) -> None:
+    def fit(disturb: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = DepthwiseNet(widths=[[8], [8]], dropout=[0.5, 0.5])
+        if disturb:
+            torch.manual_seed(123)
+        trainer(tmp_path, max_steps=3, limit_val_batches=0).fit(model, DigitsDataModule())
+        return nn.utils.parameters_to_vector(model.parameters())
+
+    assert torch.equal(fit(disturb=False), fit(disturb=True))
+
+
+def test_checkpoint_of_a_model_made_in_python_loads_as_data(tmp_path: Path) -> None:
+    model = ResNetV1(depth=14, num_classes=100, schedule=OneCycle, optimizer=lambda params: SGD(params, lr=0.5))
+    run = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    run.fit(model, DigitsDataModule())
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["depth"] == 14
+    loaded = ResNetV1.load_from_checkpoint(tmp_path / "model.ckpt")
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.eval()(images), model.eval()(images))
+
+
+def test_settings_of_a_resumed_run_beat_the_checkpoints(tmp_path: Path) -> None:
+    def model(lr: float, decay: float) -> Pixels:
+        return Pixels(
+            schedule=CosineAnnealingLR,
+            optimizer=lambda params: SGD(params, lr=lr, momentum=0.9, weight_decay=decay),
+        )
+
+    first = trainer(tmp_path, max_epochs=2, limit_train_batches=5, limit_val_batches=0)
+    first.fit(model(0.1, 1e-3), DigitsDataModule())
+    first.save_checkpoint(tmp_path / "first.ckpt")
+
+    resumed = model(0.05, 1e-4)
+    rates: list[float] = []
+
+    class Recorder(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    second = trainer(tmp_path, max_epochs=4, limit_train_batches=5, limit_val_batches=0, callbacks=[Recorder()])
+    second.fit(resumed, DigitsDataModule(), ckpt_path=tmp_path / "first.ckpt")
+
+    fresh = SGD([torch.zeros(1, requires_grad=True)], lr=0.05)
+    cosine = CosineAnnealingLR(fresh, 20)
+    expected = []
+    for step in range(20):
+        fresh.step()
+        cosine.step()
+        if step >= 10:
+            expected.append(fresh.param_groups[0]["lr"])
+    assert second.optimizers[0].param_groups[0]["weight_decay"] == 1e-4
+    assert "momentum_buffer" in next(iter(second.optimizers[0].state.values()))
+    assert rates == pytest.approx(expected[: len(rates)])
+    assert len(rates) == 10
+
+
+def test_network_is_laid_out_channels_last() -> None:
+    assert ResNetV1(8).net.stem[0].weight.is_contiguous(memory_format=torch.channels_last)

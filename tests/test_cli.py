@@ -1,0 +1,269 @@
+"""What a user types, and what comes of it."""
+
+import csv
+import io
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cifar_lit.cli import DEFAULTS, main
+from cifar_lit.data import CIFAR10DataModule
+from cifar_lit.models import ResNetV1
+
+REPOSITORY = Path(__file__).parent.parent
+TINY = {
+    "trainer": {"max_epochs": 2, "limit_train_batches": 3, "accelerator": "cpu", "log_every_n_steps": 1},
+    "model": {"class_path": "ResNetV1", "init_args": {"depth": 8, "schedule": "OneCycle", "tta": "flip"}},
+    "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 16}},
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(yaml.safe_dump(TINY))
+
+
+def fit(*args: str) -> Path:
+    main(["fit", "--config", "tiny.yaml", *args])
+    return max(Path("lightning_logs").rglob("version_*"), key=lambda run: run.stat().st_mtime)
+
+
+def failure(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(list(args))
+    message = str(caught.value.code)
+    assert message.startswith("cifar-lit: ")
+    assert "\n" not in message
+    assert "Traceback" not in capsys.readouterr().err
+    return message
+
+
+def scalars(folder: Path) -> dict[str, list[float]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_defaults_exist() -> None:
+    assert DEFAULTS.is_file()
+
+
+def test_fit_leaves_a_run_and_says_where(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit()
+    out = capsys.readouterr().out
+    assert run == Path("lightning_logs/tiny/version_0")
+    assert (run / "config.yaml").is_file()
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names[1] == "last.ckpt"
+    assert re.fullmatch(r"best-epoch=00[01]-val_accuracy=0\.\d{4}\.ckpt", names[0])
+    assert re.search(r"Epoch 1/2: train loss .*, val loss .*, accuracy +[\d.]+%, [\d,]+ images/s, .* left", out)
+    assert re.search(r"Epoch 2/2: ", out)
+    assert re.search(r"Precision (bf16-mixed|32-true): ", out)
+    *_, where, best, watch = out.strip().splitlines()
+    assert str(run) in where
+    assert names[0] in best
+    assert watch == "Watch: tensorboard --logdir lightning_logs"
+
+
+def test_curves_of_training_and_validation_share_a_chart() -> None:
+    run = fit()
+    train, val, top = scalars(run / "train"), scalars(run / "val"), scalars(run)
+    # Equal tags of different sub-runs are what TensorBoard draws on one chart.
+    assert set(train) == set(val) == {"loss", "accuracy"}
+    assert len(train["loss"]) == len(val["accuracy"]) == 2
+    assert {"learning_rate", "images_per_second", "final/val/accuracy", "final/train/loss"} <= set(top)
+    assert len(top["learning_rate"]) == 6
+    assert top["final/val/accuracy"][0] == pytest.approx(val["accuracy"][-1])
+
+
+def test_test_and_predict_take_the_newest_best_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit()
+    capsys.readouterr()
+    main(["test"])
+    out = capsys.readouterr().out
+    assert "test/accuracy_flip" in out
+    accuracy = float(re.search(r"test/accuracy +([\d.]+)", out)[1])  # type: ignore[index]
+    assert scalars(run / "test")["accuracy"] == [pytest.approx(accuracy)]
+    assert not Path("lightning_logs/tiny/version_1").exists(), "results belong to the run that they are about"
+
+    main(["predict"])
+    rows = list(csv.DictReader((run / "predictions.csv").open()))
+    assert [int(row["index"]) for row in rows] == list(range(359))
+    right = sum(row["true"] == row["predicted"] for row in rows) / len(rows)
+    assert right == pytest.approx(accuracy, abs=1e-6)
+    assert sum(float(rows[0][f"p_{digit}"]) for digit in range(10)) == pytest.approx(1, abs=1e-4)
+
+
+def test_validate_and_a_config_given_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    main(["validate", "--config", "tiny.yaml", "--ckpt_path", "last"])
+    assert "val/accuracy" in capsys.readouterr().out
+
+
+def test_command_line_and_config_beat_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--model.optimizer.lr=0.1", "--trainer.max_epochs=1")
+    fit("--model.optimizer.lr=0.003", "--model.schedule=null", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
+    resumed = torch.load("lightning_logs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)
+    assert resumed["epoch"] == 1
+    assert resumed["optimizer_states"][0]["param_groups"][0]["lr"] == 0.003
+    assert resumed["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.003
+    # Another architecture than the checkpoint's is an error, and no silent return to the checkpoint's.
+    message = failure(capsys, "test", "--config", "tiny.yaml", "--model.depth=14", "--ckpt_path=last")
+    assert "state_dict" in message
+
+
+def test_a_run_is_repeated_from_its_own_config() -> None:
+    first = fit("--seed_everything=7")
+    main(["fit", "--config", str(first / "config.yaml")])
+    weights = [
+        torch.load(f"lightning_logs/tiny/version_{i}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for i in (0, 1)
+    ]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_ones_own_model_and_data_by_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.py").write_text(
+        "import torch, pytorch_lightning as pl\n"
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "class Data(pl.LightningDataModule):\n"
+        "    def train_dataloader(self):\n"
+        "        return DataLoader(TensorDataset(torch.randn(8, 3, 8, 8), torch.arange(8) % 2), batch_size=4)\n"
+        "    val_dataloader = train_dataloader\n"
+        "class Model(pl.LightningModule):\n"
+        "    def __init__(self, width: int = 3):\n"
+        "        super().__init__()\n"
+        "        self.net = torch.nn.Linear(192, width)\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return torch.nn.functional.cross_entropy(self.net(batch[0].flatten(1)), batch[1])\n"
+        "    def validation_step(self, batch, batch_idx):\n"
+        "        self.log('val_loss', self.training_step(batch, batch_idx))\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), lr=0.1)\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    common = ["fit", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]
+    # Metrics of other names than ours are no obstacle.
+    with pytest.warns(UserWarning, match="logs no 'val/accuracy'.*val_loss"):
+        main([*common, "--model=mine.Model", "--model.width=5", "--data=mine.Data"])
+    assert Path("lightning_logs/Model/version_0/checkpoints/last.ckpt").is_file()
+    main([*common, "--model=ResNetV1", "--model.depth=8", "--data=mine.Data"])
+    main([*common, "--model=mine.Model", "--data=DigitsDataModule", "--trainer.limit_train_batches=0"])
+
+
+def test_number_of_classes_flows_from_the_data() -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog", "eel"):
+            folder = Path("images", split, name)
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (32, 32), (i * 9, 50, 90)).save(folder / f"{i}.png")
+    run = fit("--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3")
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["state_dict"]["net.fc.weight"].shape == (3, 64)
+    assert state["ImageFolderDataModule"]["class_names"] == ["cat", "dog", "eel"]
+    assert ResNetV1.load_from_checkpoint(run / "checkpoints" / "last.ckpt").num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--model.depth=21"], r"depth 21 is not 6n\+2. The nearest depths are 20 and 26"),
+        (["--data.batch_size=0"], "batch_size is 0: give a whole number of at least 1"),
+        (["--data.batch_size=many"], "--data.batch_size wants an int, not 'many'"),
+        (["--data.val_size=5000"], "val_size 5000 does not fit 1438 training images"),
+        (["--model=ResNetV9"], "--model knows no class 'ResNetV9'"),
+        (["--model.depht=20"], "ResNetV1 has no option 'depht': see --model.help ResNetV1"),
+        (["--trainer.max_epoch=3"], "there is no option --trainer.max_epoch"),
+        (["--model.optimizer.lr=fast"], "--model.optimizer.lr wants a float, not 'fast'"),
+        (["--model.optimizer=SGDD"], "--model.optimizer knows no class 'SGDD'"),
+        (["--trainer.precision=12"], "--trainer.precision wants one of .*bf16-mixed.*, not '12'"),
+        (["--data.transforms=[{class_path: HorizontalFlip, init_args: {pp: 1}}]"], "HorizontalFlip has no option 'pp'"),
+        (["--data=ImageFolderDataModule", "--data.root=nowhere"], "nowhere is no image data set"),
+        (["--data=CIFAR10DataModule", "--data.root=empty"], "empty holds neither .*quickstart.yaml"),
+        (["--ckpt_path=nothing.ckpt"], "There is no checkpoint nothing.ckpt: give"),
+        (["--ckpt_path=last"], "holds no run with a last checkpoint"),
+        (["--config=absent.yaml"], "there is no file .*absent.yaml"),
+        (["--config=broken.yaml"], "no valid YAML: .* line 1"),
+        pytest.param(
+            ["--trainer.accelerator=gpu"],
+            "There is no such GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    args: list[str], expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody listens there: the same as no network, without asking for one.
+    unreachable = replace(CIFAR10DataModule.ARCHIVE, urls=("http://127.0.0.1:9/cifar-10-python.tar.gz",))
+    monkeypatch.setattr(CIFAR10DataModule, "ARCHIVE", unreachable)
+    Path("broken.yaml").write_text("a: [1, 2")
+    assert re.search(expected, failure(capsys, "fit", "--config", "tiny.yaml", *args))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"no zip", lambda b: flip_a_byte(b)])
+def test_damaged_checkpoint_is_named(damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = fit("--trainer.max_epochs=1") / "checkpoints" / "last.ckpt"
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    assert re.search(
+        r"last.ckpt is (cut short|damaged)", failure(capsys, "test", "--config", "tiny.yaml", "--ckpt_path=last")
+    )
+
+
+def flip_a_byte(content: bytes) -> bytes:
+    """One bit of the largest tensor."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    place = content.index(b"PK", largest.header_offset + 4) - largest.file_size // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_missing_settings_point_to_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "configs/quickstart.yaml" in failure(capsys, "fit")
+    assert "train one with `fit`" in failure(capsys, "test")
+
+
+def test_traceback_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFAR_LIT_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="depth 21"):
+        main(["fit", "--config", "tiny.yaml", "--model.depth=21"])
+
+
+def test_as_a_process_it_exits_with_one_and_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_lit", "fit", "--config", "tiny.yaml", "--model.depth=21"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines() == [
+        "cifar-lit: No such ResNet: depth 21 is not 6n+2. The nearest depths are 20 and 26."
+    ]
+
+
+def test_help_of_a_model_lists_its_own_and_shared_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "--model.help", "ResNetV1"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for argument in ("depth", "conv_bias", "optimizer", "schedule", "label_smoothing", "tta", "weight_decay_on"):
+        assert f".{argument}" in text
+    assert "Number of layers, 6n+2" in text
+
+
+def test_no_logger_and_no_checkpoints() -> None:
+    main(["fit", "--config", "tiny.yaml", "--trainer.logger=false", "--trainer.enable_checkpointing=false"])
+    assert [path.name for path in Path.cwd().iterdir()] == ["tiny.yaml"]

@@ -1,0 +1,60 @@
+"""Every recipe that is shipped: it is found by its place, never by a list."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cifar_lit.cli import main
+
+REPOSITORY = Path(__file__).parent.parent
+RECIPES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
+NAMES = [str(path.relative_to(REPOSITORY)) for path in RECIPES]
+
+
+def test_there_are_recipes() -> None:
+    assert len(RECIPES) >= 15
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_recipe_trains_saves_and_loads(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--data=DigitsDataModule", "--data.batch_size=4", "--trainer.accelerator=cpu"]
+    few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
+    main(["fit", "--config", str(path), *tiny, *few])
+    checkpoint = tmp_path / "lightning_logs" / path.stem / "version_0" / "checkpoints" / "last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    capsys.readouterr()
+    main(["test", f"--ckpt_path={checkpoint}", "--trainer.limit_test_batches=1"])
+    assert "test/accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_recipe_opens_with_what_one_wants_to_know(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    header = text[: text.index("trainer:")]
+    assert f"python -m cifar_lit fit --config {path.relative_to(REPOSITORY).as_posix()}" in header
+    assert re.search(r"\b(Accuracy|Measured here): ", header)
+    epochs = yaml.safe_load(text)["trainer"]["max_epochs"]
+    assert f"{epochs} epochs" in header
+    assert text.count(str(epochs)) == text[: text.index("model:")].count(str(epochs)) or epochs < 20, (
+        "the schedule learns the run's length from the trainer"
+    )
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_header_states_the_parameters_there_are(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stated = re.search(r"([\d,]+) parameters", path.read_text(encoding="utf-8"))
+    assert stated is not None
+    main(["summary", "--config", str(path), "--format=json"])
+    counted = yaml.safe_load(capsys.readouterr().out)["totals"]["trainable_parameters"]
+    assert int(stated[1].replace(",", "")) == counted
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "reference"], ids=lambda p: p.stem)
+def test_reference_recipes_validate_on_the_test_split(path: Path) -> None:
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]["val_size"] == 0

@@ -1,0 +1,74 @@
+"""Which room may look into which, and that nobody looks out of the house."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "cifar_lit"
+# Rooms that every room may use: they import none of the others.
+FOUNDATIONS = {"errors", "console", "runs", "precision"}
+MAY_IMPORT = {
+    "errors": set(),
+    "console": {"errors"},
+    "runs": {"errors"},
+    "precision": set(),
+    "schedules": {"errors"},
+    "logger": set(),
+    "scores": set(),
+    "classifier": {"errors", "schedules", "scores"},
+    "models": {"classifier", *FOUNDATIONS},
+    "data": FOUNDATIONS,
+    "explain": {"errors"},
+    "callbacks": {"explain", "logger", *FOUNDATIONS},
+    "commands": {"explain", *FOUNDATIONS},
+    "cli": {"commands", "callbacks", "models", "data", "schedules", "logger", *FOUNDATIONS},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def rooms_imported(path: Path) -> set[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide which room is meant"
+            names.append(node.module or "")
+    return {name.split(".")[1] for name in names if name.startswith("cifar_lit.")}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    here = room(path)
+    assert rooms_imported(path) - {here} <= MAY_IMPORT[here]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_grows_past_two_rooms(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 260
+
+
+def test_importing_and_a_run_at_hand_contact_nobody(tmp_path: Path) -> None:
+    script = (
+        "import socket\n"
+        "def refuse(*args, **kwargs): raise AssertionError(f'contacted {args}')\n"
+        "socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse\n"
+        "from cifar_lit.cli import main\n"
+        "main(['fit', '--model=ResNetV1', '--model.depth=8', '--data=DigitsDataModule', '--trainer.max_steps=1',\n"
+        "      '--trainer.limit_val_batches=1', '--trainer.accelerator=cpu'])\n"
+        "import os; assert os.environ['NO_ALBUMENTATIONS_UPDATE'] == '1'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "contacted" not in done.stderr

@@ -1,0 +1,104 @@
+"""A run is the same run: twice, whatever the number of workers, after a stop, and on two ranks to the end."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import pytest
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.models import DepthwiseNet
+from cifar_lit.schedules import OneCycle
+
+
+def fit(folder: Path, num_workers: int = 0, ckpt_path: Path | None = None, **kwargs: Any) -> dict[str, Tensor]:
+    seed_everything(3)
+    model = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2], schedule=OneCycle)
+    data = DigitsDataModule(
+        batch_size=64, num_workers=num_workers, transforms=[A.Affine(rotate=(-20, 20)), A.CoarseDropout()]
+    )
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=2,
+        limit_train_batches=6,
+        limit_val_batches=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **kwargs,
+    )
+    trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+    assert trainer.global_step == 12
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_same_seed_same_weights_to_the_bit(tmp_path: Path) -> None:
+    first = fit(tmp_path, enable_checkpointing=False)
+    # What happens in between must not matter.
+    torch.randn(100)
+    assert_equal(first, fit(tmp_path, enable_checkpointing=False))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_number_of_workers_changes_nothing(tmp_path: Path, num_workers: int) -> None:
+    alone = fit(tmp_path, enable_checkpointing=False)
+    assert_equal(alone, fit(tmp_path, num_workers=num_workers, enable_checkpointing=False))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("step", [4, 6, 9])
+def test_a_resumed_run_ends_in_the_same_weights_to_the_bit(tmp_path: Path, step: int, num_workers: int) -> None:
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = fit(tmp_path, num_workers=num_workers, callbacks=[keep])
+    resumed = fit(
+        tmp_path, num_workers=num_workers, ckpt_path=tmp_path / f"step={step}.ckpt", enable_checkpointing=False
+    )
+    assert_equal(whole, resumed)
+
+
+LAUNCHERS = {
+    "ddp": [sys.executable, "-m", "cifar_lit"],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "cifar_lit"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_ranks_run_to_the_end_and_count_every_image_once(tmp_path: Path, launcher: str) -> None:
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    model = ["--model=ResNetV1", "--model.depth=8", "--data=DigitsDataModule", "--data.batch_size=64"]
+
+    def run(*args: str) -> str:
+        command = LAUNCHERS[launcher] if two[0] in args else LAUNCHERS["ddp"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*command, *args], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("fit", *model, *two, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3")
+    on_two = run("test", *two)
+    # 359 test images do not divide over two ranks: a padded shard would count one of them twice.
+    accuracy = [line.split()[-1] for line in on_two.splitlines() if "test/accuracy" in line]
+    on_one = run("test", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true")
+    assert accuracy == [line.split()[-1] for line in on_one.splitlines() if "test/accuracy" in line]
+    run("predict", *two)
+    rows = list(csv.DictReader(next(tmp_path.rglob("predictions.csv")).open()))
+    assert [int(row["index"]) for row in rows] == list(range(359))
+    assert sum(row["true"] == row["predicted"] for row in rows) / 359 == pytest.approx(float(accuracy[0]), abs=1e-6)
