@@ -9,7 +9,6 @@ def run() -> None:
     gc.disable()
     from cifar_lit.cli import main
 
-    gc.freeze()
     gc.enable()
     main()
 

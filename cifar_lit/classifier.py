@@ -19,6 +19,9 @@ OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
 Batch = tuple[Tensor, Tensor]
 
+# Generators take seeds below 2⁶³.
+_SEED_MASK = 0x7FFF_FFFF_FFFF_FFFF
+
 
 class Classifier(LightningModule):
     """Trains and evaluates a network that maps images to logits.
@@ -94,8 +97,12 @@ class Classifier(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes what the network draws (dropout) a function of (seed, step, rank) alone."""
         # Then a resumed run draws what the uninterrupted one drew, and nothing that ran in between matters.
-        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        torch.manual_seed(hash((seed, self.global_step, self.global_rank)) & 0x7FFF_FFFF_FFFF_FFFF)
+        seed = hash((int(os.environ.get("PL_GLOBAL_SEED", "0")), self.global_step, self.global_rank)) & _SEED_MASK
+        # torch.manual_seed also queues a seeding for every kind of device that is not there, at 1 ms a step.
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        else:
+            torch.default_generator.manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: images float (N, 3, H, W), labels int64 (N,)."""

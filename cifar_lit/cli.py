@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -63,6 +64,11 @@ class CifarTrainer(Trainer):
 class SaveFitConfig(SaveConfigCallback):
     """Keeps a training run's settings in its folder; an evaluation adds its results there and leaves them alone."""
 
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
+        # What to resume from is no setting of the run, and other commands know no such options.
+        settings = {name: value for name, value in config.items() if name not in ("ckpt_path", "weights_only")}
+        super().__init__(parser, Namespace(settings), **kwargs)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Saves, where there is a run's folder to save to."""
         if stage == "fit" and trainer.logger is not None:
@@ -82,9 +88,9 @@ class CifarCLI(LightningCLI):
         shared = {"default_config_files": [str(DEFAULTS)], **strict}
         super().__init__(
             LightningModule,
-            LightningDataModule,
+            # Left open, data may be left out: for `summary`, and for a module that brings its own.
+            datamodule_class=None,
             subclass_mode_model=True,
-            subclass_mode_data=True,
             save_config_callback=SaveFitConfig,
             trainer_class=CifarTrainer,
             parser_kwargs={**strict, **{command: dict(shared) for command in self.subcommands()}},
@@ -142,6 +148,12 @@ class CifarCLI(LightningCLI):
         }
         if not has_gpu.get(str(trainer.accelerator), True):
             raise UserError("There is no such GPU that torch can use: leave --trainer.accelerator out, or give cpu.")
+        if (
+            self.subcommand != "summary"
+            and self._settings.data is None
+            and str(self._settings.model.class_path).startswith("cifar_lit.")
+        ):
+            raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
         if self.subcommand == "summary":
             trainer.logger = trainer.enable_checkpointing = trainer.enable_progress_bar = False
         elif trainer.precision is None:

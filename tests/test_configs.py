@@ -25,6 +25,8 @@ def test_recipe_trains_saves_and_loads(
     monkeypatch.chdir(tmp_path)
     tiny = ["--data=DigitsDataModule", "--data.batch_size=4", "--trainer.accelerator=cpu"]
     few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
+    if path.parent.name != "reference" and path.stem != "quickstart":
+        tiny.append("--data.val_size=100")
     main(["fit", "--config", str(path), *tiny, *few])
     checkpoint = tmp_path / "lightning_logs" / path.stem / "version_0" / "checkpoints" / "last.ckpt"
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2

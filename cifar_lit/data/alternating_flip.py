@@ -6,7 +6,7 @@ import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_lit.data.counter_random import seeds_of
+from cifar_lit.data.device.counter_random import seeds_of
 
 
 def flipped(indices: NDArray[np.int64], epoch: int, run_seed: int) -> NDArray[np.bool_]:

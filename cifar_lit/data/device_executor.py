@@ -18,30 +18,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_lit.data import device_affine, device_dropout, device_geometry, device_pixels
 from cifar_lit.data.alternating_flip import AlternatingFlip
-from cifar_lit.data.counter_random import seeds_of, uniforms
-from cifar_lit.data.device_geometry import Alternation, Geometric
-from cifar_lit.data.device_sampling import Sampling
-from cifar_lit.data.device_steps import Floats, PixelStep, Size, Stage, Step, UnsupportedTransformError
+from cifar_lit.data.device import affine, dropout, geometry, pixels
+from cifar_lit.data.device.counter_random import seeds_of, uniforms
+from cifar_lit.data.device.geometry import Alternation, Geometric
+from cifar_lit.data.device.sampling import Sampling
+from cifar_lit.data.device.steps import Floats, PixelStep, Size, Stage, Step, UnsupportedTransformError
 
 # What was drawn for a batch: an array (n, columns) for each step, float64.
 Params = list[Floats]
 
 _BUILDERS: dict[type, Callable[..., list[Step]]] = {
-    A.HorizontalFlip: device_geometry.horizontal_flip,
-    A.VerticalFlip: device_geometry.vertical_flip,
-    AlternatingFlip: device_geometry.alternating_flip,
-    A.Pad: device_geometry.pad,
-    A.PadIfNeeded: device_geometry.pad,
-    A.RandomCrop: device_geometry.random_crop,
-    A.Affine: device_affine.affine,
-    A.ShiftScaleRotate: device_affine.affine,
-    A.Rotate: device_affine.rotate,
-    A.CoarseDropout: device_dropout.coarse_dropout,
-    A.Erasing: device_dropout.erasing,
-    A.RandomBrightnessContrast: device_pixels.brightness_contrast,
-    A.Normalize: device_pixels.normalize,
+    A.HorizontalFlip: geometry.horizontal_flip,
+    A.VerticalFlip: geometry.vertical_flip,
+    AlternatingFlip: geometry.alternating_flip,
+    A.Pad: geometry.pad,
+    A.PadIfNeeded: geometry.pad,
+    A.RandomCrop: geometry.random_crop,
+    A.Affine: affine.affine,
+    A.ShiftScaleRotate: affine.affine,
+    A.Rotate: affine.rotate,
+    A.CoarseDropout: dropout.coarse_dropout,
+    A.Erasing: dropout.erasing,
+    A.RandomBrightnessContrast: pixels.brightness_contrast,
+    A.Normalize: pixels.normalize,
 }
 _SUPPORTED = ", ".join(kind.__name__ for kind in _BUILDERS)
 

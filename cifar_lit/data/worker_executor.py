@@ -25,26 +25,37 @@ class WorkerExecutor(Dataset[tuple[Tensor, Tensor]]):
         labels: int64 (N,).
         transforms: albumentations transforms, applied to each image in this order. They take and give uint8 or float
             images of one size.
+        run_seed: Decides in which epochs `AlternatingFlip` flips an image.
     """
 
     def __init__(
-        self, images: NDArray[np.uint8], labels: NDArray[np.int64], transforms: Sequence[A.BasicTransform] = ()
+        self,
+        images: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        transforms: Sequence[A.BasicTransform] = (),
+        run_seed: int = 0,
     ) -> None:
         self.images = images
         self.labels = labels
+        self.run_seed = run_seed
         self.augment = A.Compose(list(transforms)) if transforms else None
 
     def __getitem__(self, key: BatchKey) -> tuple[Tensor, Tensor]:
         """A batch: images (n, H, W, 3), uint8 unless a transform makes floats of them, and labels int64 (n,)."""
         images = self.images[key.indices]
         if self.augment is not None:
-            images = np.stack([self._augmented(image, seed) for image, seed in zip(images, key.seeds, strict=True)])
+            augmented = [
+                self._augmented(image, seed, int(index), key.epoch)
+                for image, seed, index in zip(images, key.seeds, key.indices, strict=True)
+            ]
+            images = np.stack(augmented)
         return torch.from_numpy(images), torch.from_numpy(self.labels[key.indices])
 
-    def _augmented(self, image: NDArray[np.uint8], seed: np.uint64) -> NDArray:
+    def _augmented(self, image: NDArray[np.uint8], seed: np.uint64, index: int, epoch: int) -> NDArray:
         # albumentations' own seeding repeats itself in every worker and epoch. A generator an image costs 11 µs, and
         # makes its augmentation the same in whatever process and on whatever rank it is drawn.
         assert self.augment is not None
         self.augment.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
-        augmented: NDArray = self.augment(image=image)["image"]
+        # The alternating flip asks for what comes beside the image; other transforms let it pass.
+        augmented: NDArray = self.augment(image=image, index=index, epoch=epoch, run_seed=self.run_seed)["image"]
         return augmented

@@ -192,6 +192,7 @@ def rows(count: int, dtype: Any = np.uint8) -> Any:
         pickle.dumps({b"labels": [0, 1]}, 3),
         pickle.dumps({b"data": b"\0" * 6144, b"labels": [0, 1]}, 3),
         pickle.dumps({b"data": rows(2, np.float32), b"labels": [0, 1]}, 3),
+        pickle.dumps({b"data": rows(2, np.int8), b"labels": [0, 1]}, 3),
         pickle.dumps({b"data": rows(2, object), b"labels": [0, 1]}, 3),
         pickle.dumps({b"data": rows(2)[:, :-1], b"labels": [0, 1]}, 3),
         pickle.dumps({b"data": rows(2), b"labels": [0, 1, 2]}, 3),
@@ -202,7 +203,7 @@ def rows(count: int, dtype: Any = np.uint8) -> Any:
         pickle.dumps({b"data": rows(0), b"labels": []}, 3),
     ],
     ids=[
-        "empty", "a page", "a list", "no labels", "no images", "bytes", "floats", "objects", "other size",
+        "empty", "a page", "a list", "no labels", "no images", "bytes", "floats", "signed", "objects", "other size",
         "too many labels", "label too high", "label too low", "labels are text", "labels are a number", "no content",
     ],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cifar_lit.data.counter_random import seeds_of, uniforms
+from cifar_lit.data.device.counter_random import seeds_of, uniforms
 
 # The first outputs of the reference, https://prng.di.unimi.it/splitmix64.c, started with 1234567.
 SPLITMIX64 = [

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp, kstest
 
 from cifar_lit.data.alternating_flip import AlternatingFlip
+from cifar_lit.data.device.steps import UnsupportedTransformError
 from cifar_lit.data.device_executor import DeviceExecutor, unsupported
-from cifar_lit.data.device_steps import UnsupportedTransformError
 from cifar_lit.errors import UserError
 
 Floats = NDArray[np.float64]

@@ -276,6 +276,9 @@ def test_another_size_is_another_cache(image_folder: MakeFolder, decoded: list[s
     decoded.clear()
     assert loaded(root, size=16)[0].pixels.shape == (6, 16, 16, 3)
     assert len(decoded) == 10
+    decoded.clear()
+    assert loaded(root)[0].pixels.shape == (6, 32, 32, 3)
+    assert decoded == []
 
 
 def test_a_changed_file_is_noticed(image_folder: MakeFolder) -> None:
@@ -287,6 +290,16 @@ def test_a_changed_file_is_noticed(image_folder: MakeFolder) -> None:
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns + 1_000_000))
     train, _ = loaded(root)
     assert (train.pixels[4] == (1, 2, 3)).all()
+
+
+def test_a_changed_file_of_the_same_time_is_noticed(image_folder: MakeFolder) -> None:
+    root = image_folder()
+    loaded(root)
+    path = root / "train" / "dog" / "1.png"
+    old = path.stat()
+    Image.new("RGB", (32, 32), (1, 2, 3)).save(path)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert (loaded(root)[0].pixels[4] == (1, 2, 3)).all()
 
 
 def test_a_file_changed_to_one_of_the_same_length_is_noticed(image_folder: MakeFolder, decoded: list[str]) -> None:

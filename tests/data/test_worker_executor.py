@@ -33,9 +33,16 @@ def repeated(noise: Callable[..., Images]) -> Images:
     return noise(0, 1, 1).take(np.zeros(40, dtype=np.int64))
 
 
-def epoch_of(images: Images, epoch: int = 0, num_workers: int = 0, rank: int = 0, ranks: int = 1) -> list[torch.Tensor]:
+def epoch_of(
+    images: Images,
+    epoch: int = 0,
+    num_workers: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    transforms: list[A.BasicTransform] | None = None,
+) -> list[torch.Tensor]:
     plan = TrainingPlan(len(images), BATCH, SEED, rank, ranks, drop_last=True)
-    loader = BatchLoader(plan, WorkerExecutor(images.pixels, images.labels, augmentation()), num_workers)
+    loader = BatchLoader(plan, WorkerExecutor(images.pixels, images.labels, transforms or augmentation()), num_workers)
     loader.sampler.set_epoch(epoch)
     return [pixels for pixels, _ in loader]
 
@@ -91,9 +98,19 @@ def test_three_ranks_give_the_same_batches_as_one(noise: Callable[..., Images]) 
         assert torch.equal(torch.cat(parts), whole)
 
 
-def test_no_image_of_an_epoch_is_augmented_like_another(repeated: Images) -> None:
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        augmentation(),
+        # One draws from albumentations' numpy generator alone, the other from its Python generator alone.
+        [A.GaussNoise(std_range=(0.2, 0.2), p=1)],
+        [A.RandomBrightnessContrast(brightness_limit=0, contrast_limit=(-0.9, 0.9), p=1)],
+    ],
+    ids=["list", "numpy", "python"],
+)
+def test_no_image_of_an_epoch_is_augmented_like_another(repeated: Images, transforms: list[A.BasicTransform]) -> None:
     # Two workers, each with batches of its own: albumentations' own seeding would make them draw alike.
-    assert distinct(epoch_of(repeated, num_workers=2)) == 40
+    assert distinct(epoch_of(repeated, num_workers=2, transforms=transforms)) == 40
 
 
 def test_no_image_of_a_run_is_augmented_like_another(repeated: Images) -> None:

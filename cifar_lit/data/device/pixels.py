@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_lit.data.device_steps import (
+from cifar_lit.data.device.steps import (
     Floats,
     PixelStep,
     Size,

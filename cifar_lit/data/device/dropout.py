@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_lit.data.device_sampling import blend
-from cifar_lit.data.device_steps import (
+from cifar_lit.data.device.sampling import blend
+from cifar_lit.data.device.steps import (
     Floats,
     PixelStep,
     Size,

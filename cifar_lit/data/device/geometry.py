@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_lit.data.alternating_flip import flipped
-from cifar_lit.data.device_steps import (
+from cifar_lit.data.device.steps import (
     Border,
     Floats,
     Size,

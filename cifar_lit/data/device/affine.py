@@ -7,8 +7,8 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from cifar_lit.data.device_geometry import Geometric, Range, identity
-from cifar_lit.data.device_steps import (
+from cifar_lit.data.device.geometry import Geometric, Range, identity
+from cifar_lit.data.device.steps import (
     Border,
     Floats,
     Size,

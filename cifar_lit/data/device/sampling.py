@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_lit.data.device_geometry import Geometric, identity
-from cifar_lit.data.device_steps import Border, Floats, Size, Stage
+from cifar_lit.data.device.geometry import Geometric, identity
+from cifar_lit.data.device.steps import Border, Floats, Size, Stage
 
 
 @dataclass
