@@ -67,7 +67,7 @@ class SaveFitConfig(SaveConfigCallback):
     def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
         # What to resume from is no setting of the run, and other commands know no such options.
         settings = {name: value for name, value in config.items() if name not in ("ckpt_path", "weights_only")}
-        super().__init__(parser, Namespace(settings), **kwargs)
+        super().__init__(parser, Namespace(settings), **kwargs)  # type: ignore[no-untyped-call]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Saves, where there is a run's folder to save to."""

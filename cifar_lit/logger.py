@@ -35,6 +35,9 @@ class CurvesLogger(TensorBoardLogger):
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         """Logs scalars, each to the sub-run that its name begins with."""
         for name, value in metrics.items():
+            if name == "epoch":
+                # Lightning adds it to everything; a chart of it only takes room.
+                continue
             split, _, rest = name.partition("/")
             if rest and split in SPLITS:
                 self._writer(split).add_scalar(rest, value, step)

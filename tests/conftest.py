@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lit.data.datamodule import Images
 from cifar_lit.data.download import Archive
+from cifar_lit.data.images import Images
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

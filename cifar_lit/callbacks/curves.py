@@ -45,7 +45,7 @@ class Curves(Callback):
         if isinstance(trainer.logger, TensorBoardLogger) and not trainer.interrupted:
             data = getattr(trainer, "datamodule", None)
             settings = {"model": dict(pl_module.hparams), "data": dict(data.hparams) if data is not None else {}}
-            results = {f"final/{name}": float(v) for name, v in trainer.callback_metrics.items() if "/" in name}
+            results = {f"results/{name}": float(v) for name, v in trainer.callback_metrics.items() if "/" in name}
             trainer.logger.log_hyperparams(settings, results)
 
     @staticmethod

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from cifar_lit.data.datamodule import ImageDataModule, Images
+from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.download import Archive, fetch_and_unpack
+from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 
 # The authors' page, and the copy that PaddlePaddle keeps.

@@ -5,7 +5,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from cifar_lit.data.datamodule import ImageDataModule, Images, stratified_split
+from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.data.images import Images, stratified_split
 
 # The scans have 17 grey levels.
 SCAN_MAX = 16

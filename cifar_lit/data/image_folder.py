@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from cifar_lit.data.datamodule import ImageDataModule, Images
+from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cifar_lit.data.cifar import CIFAR10DataModule, CIFAR100DataModule
-from cifar_lit.data.datamodule import Images
 from cifar_lit.data.download import Archive
+from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 
 Noise = Callable[..., Images]

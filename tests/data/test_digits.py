@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from cifar_lit.data.datamodule import Images, stratified_split
 from cifar_lit.data.digits import DigitsDataModule
+from cifar_lit.data.images import Images, stratified_split
 
 
 def content(images: Images | None) -> Counter[bytes]:

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from PIL.Image import Exif
 
 from cifar_lit.data import image_folder as module
-from cifar_lit.data.datamodule import Images
 from cifar_lit.data.image_folder import ImageFolderDataModule, decode
+from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 
 MakeFolder = Callable[..., Path]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cifar_lit.data.batches import BatchKey, BatchLoader, TrainingPlan
-from cifar_lit.data.datamodule import Images
+from cifar_lit.data.images import Images
 from cifar_lit.data.worker_executor import WorkerExecutor
 
 SEED, BATCH = 5, 8

@@ -1,0 +1,78 @@
+"""A data set in memory, and how it is split."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_lit.errors import UserError
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images and their labels.
+
+    Attributes:
+        pixels: uint8 (N, H, W, 3), RGB.
+        labels: int64 (N,), from 0.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: NDArray[np.int64]) -> "Images":
+        """Those at the indices, int64 (n,)."""
+        return Images(self.pixels[indices], self.labels[indices])
+
+
+def stratified_split(
+    labels: NDArray[np.int64], held_out: int | float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Splits so that every class is held out in proportion.
+
+    Args:
+        labels: int64 (N,).
+        held_out: How many images to hold out, or, below 1, which share of them.
+        seed: Decides which.
+
+    Returns:
+        Indices of those that stay and of those held out, each in rising order.
+
+    Raises:
+        UserError: None would be held out, fewer would stay than there are classes, or ``held_out`` is negative.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    count = 0
+    if 0 < held_out <= len(labels):
+        count = round(held_out * len(labels)) if held_out < 1 else int(held_out)
+    if not 1 <= count <= len(labels) - len(classes):
+        raise UserError(
+            f"val_size {held_out} does not fit {len(labels)} training images of {len(classes)} classes: "
+            "give a share between 0 and 1, or a number, that holds out at least one and leaves one of each class."
+        )
+    # Largest remainders: the shares of the classes are rounded so that they add up to the count. No class is held out
+    # whole, however small.
+    exact = sizes * count / len(labels)
+    quotas = np.floor(exact).astype(int)
+    while quotas.sum() < count:
+        quotas[np.argmin(np.where(quotas < sizes - 1, quotas - exact, np.inf))] += 1
+    rng = np.random.default_rng([seed, len(labels)])
+    held = [
+        rng.permutation(np.flatnonzero(labels == label))[:quota] for label, quota in zip(classes, quotas, strict=True)
+    ]
+    mask = np.zeros(len(labels), dtype=bool)
+    mask[np.concatenate(held)] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a setting is made of numbers, text, lists and dictionaries only."""
+    if isinstance(value, dict):
+        return all(map(is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))

@@ -1,0 +1,33 @@
+"""What README.md says is so."""
+
+import re
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    command = 'pip install -c constraints.txt -e ".[test]" && pytest'
+    assert command in README
+    assert command.replace("pip install", "pip install -q") in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_the_table_names_every_recipe_with_its_parameters() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)`.*?\| ([\d,]+) \|", README, re.MULTILINE))
+    recipes = {path.stem: path.read_text(encoding="utf-8") for path in (REPOSITORY / "configs").glob("*.yaml")}
+    assert rows.keys() == recipes.keys()
+    for name, text in recipes.items():
+        assert f"{rows[name]} parameters" in text, name
+
+
+def test_every_file_that_it_names_exists() -> None:
+    named = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"\b((?:configs|cifar_lit|docs)/[\w./]+\.\w+)", README)
+    assert named
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
+
+
+def test_constraints_are_plain_pins() -> None:
+    lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[\w.-]+==[\w.+!]+", line) for line in lines)
+    assert "torch==2.13.0" not in lines
