@@ -150,7 +150,7 @@ class BatchLoader:
     """Makes a plan's batches, in worker processes or in this one, and knows how far it has come.
 
     It is no `DataLoader`, so that Lightning leaves its order alone; it has what Lightning looks for: a length, a
-    ``sampler`` with ``set_epoch``, ``state_dict`` and ``load_state_dict``.
+    ``sampler`` with ``set_epoch``, ``state_dict`` and ``load_state_dict``, and the ``_iterator`` that holds workers.
 
     Args:
         plan: Decides the batches.
@@ -187,6 +187,16 @@ class BatchLoader:
         for batch in self._loader:
             self.position += 1
             yield batch
+
+    @property
+    def _iterator(self) -> Any:
+        # Through this Lightning ends the workers at the end of a run. The garbage collector, which met them in a
+        # cycle, did not tell them, and ending each took five seconds.
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: None) -> None:
+        self._loader._iterator = iterator
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is: the epoch, and how many of its batches were handed out."""

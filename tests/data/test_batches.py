@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
 from cifar_lit.data.batches import BatchKey, BatchLoader, EvaluationPlan, TrainingPlan
 from cifar_lit.data.worker_executor import WorkerExecutor
@@ -208,6 +209,19 @@ def test_loader_draws_nothing_from_the_global_generator() -> None:
     list(batches)
     list(loader())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_lightning_ends_the_workers_at_the_end_of_a_run() -> None:
+    batches = loader(num_workers=2)
+    combined = CombinedLoader(batches)
+    iter(combined)
+    next(combined)
+    workers = batches._loader._iterator._workers  # type: ignore[union-attr]
+    assert [worker.is_alive() for worker in workers] == [True, True]
+    combined.reset()
+    # They were told to go: they were not killed, or waited for in vain.
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert len(labels_of(batches)) == 5
 
 
 def test_lightning_finds_what_it_looks_for() -> None:
