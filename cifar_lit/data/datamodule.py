@@ -73,6 +73,8 @@ class ImageDataModule(LightningDataModule):
         self.save_hyperparameters(logger=False)
         for name in [name for name, value in self.hparams.items() if not is_plain(value)]:
             del self.hparams[name]
+        if any(type(transform).__name__.startswith("ToTensor") for transform in transforms or ()):
+            raise UserError("Leave ToTensorV2 out of transforms: they take and give NumPy images, tensors come after.")
         self.batch_size = batch_size
         self.val_size = val_size
         self.transforms = transforms or ()
@@ -208,10 +210,13 @@ class ImageDataModule(LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Normalises on the device: uint8 (N, H, W, 3) becomes float (N, 3, H, W), laid out as channels_last."""
-        if not isinstance(batch, (tuple, list)) or batch[0].dtype is not torch.uint8:
-            return batch
+        """Normalises on the device: uint8 (N, H, W, 3) becomes float32 (N, 3, H, W), laid out as channels_last.
+
+        Floats were normalised by the recipe's own list, and only turned.
+        """
         images, *rest = batch
+        if images.dtype is not torch.uint8:
+            return [images.permute(0, 3, 1, 2), *rest]
         assert self._statistics is not None, "setup() comes first"
         if self._statistics[0].device != images.device:
             self._statistics = (self._statistics[0].to(images.device), self._statistics[1].to(images.device))

@@ -2,12 +2,14 @@
 
 import hashlib
 import shutil
+import socket
 import tarfile
 import tempfile
 import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -16,6 +18,9 @@ from cifar_lit.errors import UserError
 
 # Seconds without a byte after which an address counts as dead.
 TIMEOUT = 20.0
+# Seconds for a connection: around the world one takes 0.3. It is short so that a network that swallows everything is
+# known for what it is after a few seconds.
+CONNECT_TIMEOUT = 2.0
 CHUNK = 1 << 20
 
 
@@ -82,6 +87,7 @@ def _fetch(archive: Archive, root: Path) -> Path:
 
 
 def _download(url: str, sha256: str, path: Path) -> Path:
+    _connect(url)
     digest = hashlib.sha256()
     partial = path.with_name(f".{path.name}.part")
     try:
@@ -99,6 +105,15 @@ def _download(url: str, sha256: str, path: Path) -> Path:
         return partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _connect(url: str) -> None:
+    """Fails where nobody answers; urllib has one timeout for this and for the wait between two bytes."""
+    address = urlsplit(url)
+    by_proxy = address.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(address.netloc)
+    if address.hostname and not by_proxy:
+        port = address.port or {"http": 80, "https": 443}[address.scheme]
+        socket.create_connection((address.hostname, port), CONNECT_TIMEOUT).close()
 
 
 def _sha256(path: Path) -> str:

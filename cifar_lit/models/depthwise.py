@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from cifar_lit.classifier import Classifier
 from cifar_lit.errors import UserError
+from cifar_lit.models.dropout import Dropout
 
 # The published net, 34,427 parameters.
 WIDTHS = ((32, 64, 128), (32, 64, 128), (32,))
@@ -23,7 +24,7 @@ class DepthwiseBlock(nn.Sequential):
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
             nn.ReLU(),
             nn.BatchNorm2d(out_channels),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_lit.classifier import Classifier
+from cifar_lit.models.dropout import Dropout
 
 
 class StridedDilatedDepthwise(nn.Conv2d):
@@ -47,7 +48,7 @@ class SeparableBlock(nn.Sequential):
         super().__init__(
             *separable(in_channels, out_channels, **convolution),
             nn.BatchNorm2d(out_channels),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.ReLU(),
         )
 

@@ -262,12 +262,21 @@ def test_a_channel_without_contrast_is_not_divided_by_zero() -> None:
     assert images.abs().max() < 1e-3
 
 
-def test_other_batches_pass_untouched() -> None:
-    data = ready()
-    floats, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 1])
-    batch = [floats, labels]
-    assert data.on_after_batch_transfer(batch, 0) is batch
-    assert data.on_after_batch_transfer(floats, 0) is floats
+@pytest.mark.parametrize("executor", ["device", "workers"])
+def test_a_list_that_normalises_itself_is_only_turned(executor: Literal["device", "workers"]) -> None:
+    data = ready(executor=executor, transforms=[A.Normalize(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))])
+    raw, _ = next(iter(data.train_dataloader()))
+    images, _ = data.on_after_batch_transfer([raw, torch.zeros(len(raw))], 0)
+    assert raw.dtype is images.dtype is torch.float32
+    assert torch.equal(images, raw.permute(0, 3, 1, 2))
+    assert images.shape[1:] == (3, 8, 8)
+    assert images.min() >= -1
+    assert images.max() <= 1
+
+
+def test_to_tensor_has_no_place_in_the_list() -> None:
+    with pytest.raises(UserError, match="Leave ToTensorV2 out"):
+        TinyDataModule(transforms=[A.ToTensorV2()])
 
 
 def test_state_tells_class_names_and_statistics() -> None:

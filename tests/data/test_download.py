@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -400,3 +401,22 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path: Path, monkeypatch
     assert "No space left on device" in message
     assert "make room" in message
     assert left_in(tmp_path) == {NAME}
+
+
+def test_a_network_that_swallows_everything_is_known_in_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "TIMEOUT", 30)
+    with socket.socket() as full, contextlib.ExitStack() as held:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        # With its queue full, the kernel drops further requests for a connection without a word.
+        for _ in range(4):
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        begun = time.monotonic()
+        with pytest.raises(UserError, match="timed out"):
+            fetch_and_unpack(archive(f"http://127.0.0.1:{full.getsockname()[1]}/{NAME}"), tmp_path)
+    assert time.monotonic() - begun < 5

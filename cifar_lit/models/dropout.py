@@ -1,0 +1,51 @@
+"""Dropout that does not hold up a CPU."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# A random number of 16 bits decides about an element, so probabilities are whole multiples of 1/65,536.
+LEVELS = 2**16
+ELEMENTS_PER_DRAW = 4
+
+
+class _Mask(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale = scale
+        return x * keep * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return grads[0] * keep * ctx.scale, None, None
+
+
+class Dropout(nn.Dropout):
+    """Dropout (Srivastava et al. 2014) with the distribution of torch's, drawn faster on CPUs.
+
+    There torch draws one number an element in a single thread, which took 57 % of the time of a training step of
+    `DepthwiseNet`. Here one draw of 64 bits decides about four elements. Other devices use torch's own.
+
+    Args:
+        p: Probability in [0, 1) that an element is set to zero; the others are divided by 1 − p.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps a tensor of any shape to one of the same shape."""
+        if not self.training or self.p == 0 or input.device.type != "cpu":
+            return super().forward(input)
+        dense = input if _is_dense(input) else input.contiguous()
+        draws = -(-dense.numel() // ELEMENTS_PER_DRAW)
+        # All 64 bits: None stands for 2⁶³.
+        bits = torch.empty(draws, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: dense.numel()]
+        # In the memory order of the input, or channels_last would be left for every mask.
+        keep = bits.as_strided(dense.shape, dense.stride()) >= round(self.p * LEVELS) - LEVELS // 2
+        masked: Tensor = _Mask.apply(dense, keep, 1 / (1 - self.p))  # type: ignore[no-untyped-call]
+        return masked
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))

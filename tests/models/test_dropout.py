@@ -1,0 +1,63 @@
+"""Dropout has torch's distribution, keeps the layout, and lets gradients through where it lets values through."""
+
+import pytest
+import torch
+from torch import nn
+
+from cifar_lit.models.dropout import Dropout
+
+
+@pytest.mark.parametrize("p", [0.05, 0.25, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_share_and_scale(p: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    out = Dropout(p)(torch.ones(100, 11, 30, 31, dtype=dtype))
+    assert out.dtype is dtype
+    assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p), dtype=dtype).item()}
+    # A million elements: four standard deviations.
+    assert (out == 0).float().mean().item() == pytest.approx(p, abs=4 * (p * (1 - p) / out.numel()) ** 0.5)
+
+
+def test_neighbours_are_independent() -> None:
+    torch.manual_seed(0)
+    dropped = (Dropout(0.5)(torch.ones(400_000)) == 0).float() - 0.5
+    for distance in (1, 2, 3, 4, 8):
+        assert abs((dropped[:-distance] * dropped[distance:]).mean().item()) < 0.25 * 5 / 400_000**0.5
+
+
+def test_gradients_follow_the_mask() -> None:
+    x = torch.rand(5, 4, 3, 3, requires_grad=True)
+    out = Dropout(0.4)(x)
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.allclose(x.grad * x, out)
+    assert 0 < (x.grad == 0).sum() < x.numel()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_layout_is_kept(layout: torch.memory_format) -> None:
+    x = torch.rand(2, 8, 5, 5).contiguous(memory_format=layout)
+    assert Dropout(0.3)(x).is_contiguous(memory_format=layout)
+
+
+def test_an_oddly_laid_out_tensor_is_masked_whole() -> None:
+    x = torch.rand(6, 10)[:, ::3].t()
+    out = Dropout(0.5)(x)
+    assert out.shape == x.shape
+    assert torch.allclose(out[out != 0], 2 * x[out != 0])
+
+
+def test_nothing_happens_in_evaluation_or_at_zero() -> None:
+    x = torch.rand(3, 7)
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert isinstance(Dropout(0.5), nn.Dropout)
+
+
+def test_it_is_a_function_of_the_seed() -> None:
+    def draw(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return Dropout(0.5)(torch.ones(1000))
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
