@@ -43,7 +43,7 @@ class Dropout(nn.Dropout):
         bits = torch.empty(draws, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[: dense.numel()]
         # In the memory order of the input, or channels_last would be left for every mask.
         keep = bits.as_strided(dense.shape, dense.stride()) >= round(self.p * LEVELS) - LEVELS // 2
-        masked: Tensor = _Mask.apply(dense, keep, 1 / (1 - self.p))  # type: ignore[no-untyped-call]
+        masked: Tensor = _Mask.apply(dense, keep, 1 / (1 - self.p))
         return masked
 
 

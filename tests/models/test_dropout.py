@@ -57,7 +57,8 @@ def test_nothing_happens_in_evaluation_or_at_zero() -> None:
 def test_it_is_a_function_of_the_seed() -> None:
     def draw(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return Dropout(0.5)(torch.ones(1000))
+        out: torch.Tensor = Dropout(0.5)(torch.ones(1000))
+        return out
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
