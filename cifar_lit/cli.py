@@ -86,6 +86,8 @@ class CifarCLI(LightningCLI):
         # Without abbreviations a slip of the pen stays one, and no new option changes what an old command means.
         strict = {"exit_on_error": False, "allow_abbrev": False}
         shared = {"default_config_files": [str(DEFAULTS)], **strict}
+        # The generated usage lists every option on a hundred lines; the help below it does so with explanations.
+        usage = "cifar-lit {} [--config FILE] [--OPTION=VALUE …]"
         super().__init__(
             LightningModule,
             # Left open, data may be left out: for `summary`, and for a module that brings its own.
@@ -93,7 +95,12 @@ class CifarCLI(LightningCLI):
             subclass_mode_model=True,
             save_config_callback=SaveFitConfig,
             trainer_class=CifarTrainer,
-            parser_kwargs={**strict, **{command: dict(shared) for command in self.subcommands()}},
+            parser_kwargs={
+                "prog": "cifar-lit",
+                "description": "Train, measure and understand small image classifiers.",
+                **strict,
+                **{command: {"usage": usage.format(command), **shared} for command in self.subcommands()},
+            },
             # A recipe's optimizer and schedule belong to its model.
             auto_configure_optimizers=False,
             args=_with_the_runs_own_config(sys.argv[1:] if args is None else list(args)),
