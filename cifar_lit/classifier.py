@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_lit.errors import UserError
+from cifar_lit.schedules import Plateau, takes_the_number_of_steps
 from cifar_lit.scores import Scores
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
@@ -79,6 +80,7 @@ class Classifier(LightningModule):
         self.l1_penalty = l1_penalty
         self.label_smoothing = label_smoothing
         self.tta = tta
+        self._schedule_states: list[dict[str, Any]] = []
         self.train_scores = Scores(num_classes)
         self.val_scores = Scores(num_classes)
         self.test_scores = Scores(num_classes)
@@ -95,12 +97,15 @@ class Classifier(LightningModule):
         return logits
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes what the network draws (dropout) a function of (seed, step, rank) alone."""
+        """Makes what the network draws (dropout) a function of (seed, epoch, batch, rank) alone."""
         # Then a resumed run draws what the uninterrupted one drew, and nothing that ran in between matters.
-        seed = hash((int(os.environ.get("PL_GLOBAL_SEED", "0")), self.global_step, self.global_rank)) & _SEED_MASK
+        run_seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        seed = hash((run_seed, self.current_epoch, batch_idx, self.global_rank)) & _SEED_MASK
         # torch.manual_seed also queues a seeding for every kind of device that is not there, at 1 ms a step.
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
         else:
             torch.default_generator.manual_seed(seed)
 
@@ -192,7 +197,17 @@ class Classifier(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise UserError("A schedule needs the run's length: give --trainer.max_epochs or --trainer.max_steps.")
-        return optimizer, self.schedule(optimizer, int(steps))
+        schedule = self.schedule(optimizer, int(steps))
+        if not takes_the_number_of_steps(schedule, int(steps)):
+            raise UserError(
+                f"{type(schedule).__name__} does not take the run's number of steps: give OneCycle, Triangular, "
+                "InverseTime, StepTable, Exponential, Plateau, CosineAnnealingLR, PolynomialLR or one of your own."
+            )
+        return optimizer, schedule
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the checkpoint's schedule out of this run's, which may be another: see `on_train_start`."""
+        self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
 
     def on_train_start(self) -> None:
         """Puts the settings of this run in the place of those that a resumed checkpoint brought along.
@@ -203,15 +218,16 @@ class Classifier(LightningModule):
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         if self.trainer.global_step == 0 or not isinstance(optimizer, Optimizer):
             return
-        if isinstance(schedule, ReduceLROnPlateau):
-            # Its rate is a result of the run so far, not of its settings.
-            return
         fresh_optimizer, fresh_schedule = self._new_optimizer_and_schedule()
-        if fresh_schedule is not None and isinstance(schedule, LRScheduler):
+        if isinstance(schedule, Plateau):
+            # Its rate is a result of the run so far, unless another one to begin with is asked for.
+            schedule.resume(self._schedule_states, optimizer, fresh_optimizer)
+        elif isinstance(schedule, LRScheduler) and fresh_schedule is not None:
+            by_epoch = getattr(schedule, "interval", "step") == "epoch"
             with warnings.catch_warnings():
                 # It is stepped without its optimizer, which the schedule warns of.
                 warnings.simplefilter("ignore", UserWarning)
-                for _ in range(schedule.last_epoch):
+                for _ in range(self.trainer.current_epoch if by_epoch else self.trainer.global_step):
                     fresh_schedule.step()
             schedule.load_state_dict(fresh_schedule.state_dict())
         for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):

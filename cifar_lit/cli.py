@@ -27,7 +27,7 @@ from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
 from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.precision import choose_precision
-from cifar_lit.runs import BEST, CONFIG, LOGS, find_checkpoint, recipe_name, run_of
+from cifar_lit.runs import BEST, CONFIG, LOGS, find_checkpoint, load_checkpoint, recipe_name, run_of, settings_in
 
 RUNS_A_CHECKPOINT = ("validate", "test", "predict")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
@@ -94,6 +94,8 @@ class CifarCLI(LightningCLI):
             datamodule_class=None,
             subclass_mode_model=True,
             save_config_callback=SaveFitConfig,
+            # A resumed run's settings replace those before.
+            save_config_kwargs={"overwrite": True},
             trainer_class=CifarTrainer,
             parser_kwargs={
                 "prog": "cifar-lit",
@@ -129,6 +131,8 @@ class CifarCLI(LightningCLI):
         settings = self._settings
         wanted = settings.ckpt_path or (BEST if self.config.subcommand in RUNS_A_CHECKPOINT else None)
         self.checkpoint = find_checkpoint(wanted, self._root, self._recipe_given) if wanted else None
+        if self.checkpoint is not None and "state_dict" not in load_checkpoint(self.checkpoint):
+            raise UserError(f"{self.checkpoint} is no checkpoint of a run: give one that `fit` wrote.")
         settings.ckpt_path = str(self.checkpoint) if self.checkpoint else None
 
     @property
@@ -137,7 +141,7 @@ class CifarCLI(LightningCLI):
 
     @property
     def _recipe_given(self) -> str | None:
-        configs = self._settings.config
+        configs = [config for config in self._settings.config or [] if config is not None]
         return recipe_name(Path(configs[-1].relative)) if configs else None
 
     @property
@@ -146,7 +150,7 @@ class CifarCLI(LightningCLI):
         return self._recipe_given or str(self._settings.model.class_path).rpartition(".")[2]
 
     def before_instantiate_classes(self) -> None:
-        """Chooses the precision where nobody did."""
+        """Sees to it that what is asked for is there."""
         trainer = self._settings.trainer
         has_gpu = {
             "cuda": torch.cuda.is_available(),
@@ -163,13 +167,14 @@ class CifarCLI(LightningCLI):
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
         if self.subcommand == "summary":
             trainer.logger = trainer.enable_checkpointing = trainer.enable_progress_bar = False
-        elif trainer.precision is None:
-            trainer.precision, reason = choose_precision(trainer.accelerator)
-            say(f"Precision {trainer.precision}: {reason} (--trainer.precision changes it)")
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Adds what every run has: progress, curves, checkpoints, and TensorBoard unless there is another logger."""
         config = self._get(self.config_init, "trainer")
+        if config.precision is None and self.subcommand != "summary":
+            # Not among the saved settings: another machine is to choose for itself.
+            config.precision, reason = choose_precision(config.accelerator)
+            say(f"Precision {config.precision}: {reason} (--trainer.precision changes it)")
         callbacks: list[Callback] = [Curves(), LayerPanel()]
         if config.enable_progress_bar is not False:
             callbacks.append(EpochProgress())
@@ -183,9 +188,9 @@ class CifarCLI(LightningCLI):
         return self._instantiate_trainer({**config, **kwargs}, callbacks)
 
     def _new_logger(self) -> CurvesLogger:
-        run = run_of(self.checkpoint) if self.checkpoint is not None and self.subcommand != "fit" else None
+        run = run_of(self.checkpoint) if self.checkpoint is not None else None
         if run is not None:
-            # What an evaluation finds stands beside the run's curves.
+            # A resumed run continues its curves, and what an evaluation finds stands beside them.
             return CurvesLogger(str(run.parent.parent), name=run.parent.name, version=run.name)
         return CurvesLogger(str(self._root), name=f"{LOGS}/{self.recipe}")
 
@@ -203,7 +208,7 @@ class CifarCLI(LightningCLI):
 
 def _with_the_runs_own_config(args: list[str]) -> list[str]:
     """Lets an evaluation that names no config take that of the run whose checkpoint it evaluates."""
-    if not args or args[0] not in KNOWS_ITS_RUN or {"-h", "--help"} & set(args):
+    if not args or args[0] not in KNOWS_ITS_RUN or any(_asks(arg) for arg in args):
         return args
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("-c", "--config")
@@ -215,10 +220,15 @@ def _with_the_runs_own_config(args: list[str]) -> list[str]:
         return args
     checkpoint = find_checkpoint(given.ckpt_path, Path(given.root))
     run = run_of(checkpoint)
-    if run is None:
-        raise UserError(f"{checkpoint} stands outside a run's folder, so its settings are unknown: give --config.")
-    say(f"Settings and checkpoint of {run}")
-    return [args[0], "--config", str(run / CONFIG), *args[1:], f"--ckpt_path={checkpoint}"]
+    say(f"Settings and checkpoint of {run or checkpoint}")
+    config = str(run / CONFIG) if run else settings_in(checkpoint)
+    return [args[0], "--config", config, *args[1:], f"--ckpt_path={checkpoint}"]
+
+
+def _asks(arg: str) -> bool:
+    """Whether an argument asks for a text instead of a run."""
+    option = arg.partition("=")[0]
+    return option in ("-h", "--help", "--print_config") or option.endswith(".help")
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -63,6 +63,11 @@ def one_line(error: BaseException) -> str:
         return f"cifar-lit: {_parsing_problem(str(error))}"
     if kind == "MisconfigurationException":
         return f"cifar-lit: {_single(str(error))}"
+    if "Error(s) in loading state_dict" in str(error):
+        return (
+            "cifar-lit: The checkpoint is of another architecture than the settings: leave --config out to take its "
+            "run's own, or give the options that it was trained with."
+        )
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     message = _single(str(error))
@@ -93,9 +98,9 @@ def _parsing_problem(text: str) -> str:
         return f"{name} has no option {match[1]!r}: see {option}.help {name}."
     value = re.search(r"(?:Got|Given) value: (\S+?)\.?\s", text + " ")
     given = f", not {value[1]!r}" if value else ""
-    if match := re.search(r"Expected a <class '(\w+)'>", text):
-        article = "an" if match[1] == "int" else "a"
-        return f"{option} wants {article} {match[1]}{given}."
+    if kinds := re.findall(r"Expected a <class '(\w+)'>", text):
+        article = "an" if kinds[0] == "int" else "a"
+        return f"{option} wants {article} {' or '.join(dict.fromkeys(kinds))}{given}."
     if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\]", text):
         return f"{option} wants one of {', '.join(choices)}{given}."
     if match := re.search(r"Expected a dot import path string: (\S+)", text):
@@ -103,7 +108,10 @@ def _parsing_problem(text: str) -> str:
     if match := re.search(r"[Uu]nrecognized arguments?: (\S+)", text):
         return f"there is no option {match[1]}: see --help."
     if match := re.search(r"arguments are required: (.*)", text):
-        return f"{match[1].replace('fit.', '--')} missing: give a recipe, such as --config configs/quickstart.yaml."
+        missing = match[1].partition("\n")[0]
+        if "model" in missing:
+            return f"{missing.replace('fit.', '--')} missing: give a recipe, such as --config configs/quickstart.yaml."
+        return f"{option} lacks {missing}: give it."
     if match := re.search(r"Problems parsing config: (.*)", text, re.DOTALL):
         return f"the --config file is no valid YAML: {_single(match[1]).replace('<unicode string>', 'it')}."
     if match := re.search(r"File does not exist: (.*)", text):

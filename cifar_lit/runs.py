@@ -1,7 +1,13 @@
 """Where runs land, and how to find a run or a checkpoint again."""
 
+import json
+import pickle
+import re
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from cifar_lit.errors import UserError
 
@@ -19,7 +25,13 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def recipe_name(config: Path) -> str:
     """What runs of a config file are called: its name, and for a run's own config that run's name."""
-    return config.resolve().parent.parent.name if config.name == CONFIG else config.stem
+    in_a_run = config.name == CONFIG and (config.parent / "checkpoints").is_dir()
+    return config.resolve().parent.parent.name if in_a_run else config.stem
+
+
+def _accuracy(checkpoint: Path) -> float:
+    stated = re.search(r"val_accuracy=(\d\.\d+)", checkpoint.name)
+    return float(stated[1]) if stated else 0.0
 
 
 def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Path:
@@ -35,12 +47,13 @@ def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Pa
     """
     if ckpt_path in (BEST, LAST):
         runs = root / LOGS / recipe if recipe else root / LOGS
-        found = list(runs.glob(f"**/checkpoints/{ckpt_path}*.ckpt"))
+        found = sorted(runs.glob(f"**/checkpoints/{ckpt_path}*.ckpt"), key=lambda file: file.stat().st_mtime)
         if not found:
             raise UserError(
                 f"{runs} holds no run with a {ckpt_path} checkpoint: train one with `fit`, or give --ckpt_path FILE."
             )
-        path = max(found, key=lambda file: file.stat().st_mtime)
+        # Of the newest run; where it keeps several best ones, the accuracy in the name tells which is.
+        path = max((file for file in found if file.parent == found[-1].parent), key=_accuracy)
     else:
         path = Path(ckpt_path)
         if not path.is_file():
@@ -56,3 +69,33 @@ def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Pa
     if damaged is not None:
         raise UserError(f"{path} is damaged at {damaged}: give another with --ckpt_path.")
     return path
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, read as data: nothing in it is executed.
+
+    Raises:
+        UserError: It holds more than data, or cannot be read.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as data alone, so nothing of it was loaded: give another.") from error
+    return content if isinstance(content, dict) else {}
+
+
+def settings_in(checkpoint: Path) -> str:
+    """Model and data as a checkpoint tells them that has left its run's folder, as YAML.
+
+    Raises:
+        UserError: It does not tell them.
+    """
+    content = load_checkpoint(checkpoint)
+    settings = {}
+    for name, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        init_args = {k: v for k, v in content.get(key, {}).items() if k not in ("_instantiator", "num_classes")}
+        class_path = init_args.pop("_class_path", None)
+        if class_path is None:
+            raise UserError(f"{checkpoint} does not tell its settings, and stands in no run's folder: give --config.")
+        settings[name] = {"class_path": class_path, "init_args": init_args}
+    return json.dumps(settings)

@@ -6,11 +6,12 @@ states that once. Those of torch whose second argument is a number of steps fit 
 ``interval = "epoch"``.
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from cifar_lit.errors import UserError
 
@@ -36,6 +37,9 @@ class OneCycle(OneCycleLR):
         final_factor: float = 4e-6,
         anneal: Literal["cos", "linear"] = "cos",
     ) -> None:
+        if warmup * total_steps == 1:
+            # torch then divides by the length of the rise, which is none.
+            warmup += 0.5 / total_steps
         super().__init__(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
@@ -155,6 +159,29 @@ class Plateau(ReduceLROnPlateau):
     ) -> None:
         super().__init__(optimizer, mode=mode, factor=factor, patience=patience)
         self.monitor = monitor
+        self.first_rates = [group["lr"] for group in optimizer.param_groups]
+
+    def resume(self, states: list[dict[str, Any]], resumed: Optimizer, fresh: Optimizer) -> None:
+        """Goes on from a checkpoint, but with the settings of this run.
+
+        Args:
+            states: Of the checkpoint's schedules.
+            resumed: The checkpoint's optimizer, at the rate that its schedule had come to.
+            fresh: An optimizer as configured; it gets that rate, if the run is still to begin with the same.
+        """
+        state = states[0] if states else {}
+        if state.get("first_rates") == self.first_rates:
+            for name in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr"):
+                setattr(self, name, state[name])
+            for group, resumed_group in zip(fresh.param_groups, resumed.param_groups, strict=True):
+                group["lr"] = resumed_group["lr"]
+
+
+def takes_the_number_of_steps(schedule: LRScheduler, total_steps: int) -> bool:
+    """Whether a schedule, called as ``class(optimizer, total_steps)``, did not take the number for something else."""
+    second = list(inspect.signature(type(schedule)).parameters)[1:2]
+    length = not second or second[0] in ("total_steps", "total_iters", "T_max")
+    return length or getattr(schedule, second[0], None) != total_steps
 
 
 def _in_force(table: dict[int, float], epoch: int) -> float:

@@ -1,5 +1,6 @@
 """Loss, metrics, optimizer and schedule of a Classifier, trained with a plain Trainer."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cifar_lit.classifier import Classifier
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, ResNetV1
-from cifar_lit.schedules import OneCycle
+from cifar_lit.schedules import InverseTime, OneCycle, Plateau
 from cifar_lit.scores import Scores
 
 
@@ -25,6 +26,14 @@ class Pixels(Classifier):
     def __init__(self, num_classes: int = 10, **kwargs: Any) -> None:
         net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, num_classes))
         super().__init__(net=net, num_classes=num_classes, **kwargs)
+
+
+class Rates(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
 def trainer(folder: Path, **kwargs: Any) -> Trainer:
@@ -166,6 +175,65 @@ def test_settings_of_a_resumed_run_beat_the_checkpoints(tmp_path: Path) -> None:
     assert "momentum_buffer" in next(iter(second.optimizers[0].state.values()))
     assert rates == pytest.approx(expected[: len(rates)])
     assert len(rates) == 10
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        # Ten steps and two epochs are done when the second run begins; it has twenty and four.
+        (None, CosineAnnealingLR, lambda step: 0.05 * (1 + math.cos(math.pi * step / 20)) / 2),
+        (
+            lambda o, n: InverseTime(o, n, decay=1),
+            CosineAnnealingLR,
+            lambda s: 0.05 * (1 + math.cos(math.pi * s / 20)) / 2,
+        ),
+        (CosineAnnealingLR, lambda o, n: InverseTime(o, n, decay=1), lambda step: 0.05 / (1 + step // 5)),
+    ],
+)
+def test_a_resumed_run_may_have_another_schedule(tmp_path: Path, before: Any, after: Any, expected: Any) -> None:
+    first = trainer(tmp_path, max_epochs=2, limit_train_batches=5, limit_val_batches=0)
+    first.fit(Pixels(schedule=before, optimizer=lambda p: SGD(p, lr=0.1)), DigitsDataModule())
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    rates = Rates()
+    second = trainer(tmp_path, max_epochs=4, limit_train_batches=5, limit_val_batches=0, callbacks=[rates])
+    resumed = Pixels(schedule=after, optimizer=lambda p: SGD(p, lr=0.05))
+    second.fit(resumed, DigitsDataModule(), ckpt_path=tmp_path / "first.ckpt")
+    assert rates.seen == pytest.approx([expected(step) for step in range(10, 20)])
+
+
+def test_a_resumed_plateau_keeps_its_rate_and_takes_new_settings(tmp_path: Path) -> None:
+    def model(lr: float, factor: float) -> Pixels:
+        return Pixels(
+            schedule=lambda o, n: Plateau(o, n, monitor="train/loss", mode="max", factor=factor, patience=0),
+            optimizer=lambda params: SGD(params, lr=lr),
+        )
+
+    first = trainer(tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=0)
+    first.fit(model(0.1, 0.5), DigitsDataModule())
+    rate = first.optimizers[0].param_groups[0]["lr"]
+    assert rate < 0.1, "the loss falls, which this plateau takes for getting worse"
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    for lr, expected in ((0.1, rate), (0.01, 0.01)):
+        rates = Rates()
+        second = trainer(tmp_path, max_epochs=4, limit_train_batches=2, limit_val_batches=0, callbacks=[rates])
+        second.fit(model(lr, 0.25), DigitsDataModule(), ckpt_path=tmp_path / "first.ckpt")
+        plateau = second.lr_scheduler_configs[0].scheduler
+        assert isinstance(plateau, Plateau)
+        assert plateau.factor == 0.25
+        assert rates.seen[0] == pytest.approx(expected)
+
+
+def test_dropout_differs_between_accumulated_batches(tmp_path: Path) -> None:
+    draws: list[float] = []
+
+    class Drawing(Pixels):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            draws.append(torch.rand(1).item())
+            return super().training_step(batch, batch_idx)
+
+    run = trainer(tmp_path, limit_train_batches=4, limit_val_batches=0, accumulate_grad_batches=2, max_epochs=2)
+    run.fit(Drawing(), DigitsDataModule())
+    assert len(draws) == len(set(draws)) == 8
 
 
 def test_network_is_laid_out_channels_last() -> None:

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,11 +16,13 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pytorch_lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_lit.cli import DEFAULTS, main
 from cifar_lit.data import CIFAR10DataModule
 from cifar_lit.models import ResNetV1
+from cifar_lit.runs import find_checkpoint
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = {
@@ -113,13 +117,84 @@ def test_validate_and_a_config_given_by_hand(capsys: pytest.CaptureFixture[str])
 def test_command_line_and_config_beat_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     run = fit("--model.optimizer.lr=0.1", "--trainer.max_epochs=1")
     fit("--model.optimizer.lr=0.003", "--model.schedule=null", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"))
-    resumed = torch.load("lightning_logs/tiny/version_1/checkpoints/last.ckpt", weights_only=True)
+    # The run goes on where it was.
+    assert [path.name for path in run.parent.iterdir()] == ["version_0"]
+    resumed = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert resumed["epoch"] == 1
     assert resumed["optimizer_states"][0]["param_groups"][0]["lr"] == 0.003
     assert resumed["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.003
     # Another architecture than the checkpoint's is an error, and no silent return to the checkpoint's.
     message = failure(capsys, "test", "--config", "tiny.yaml", "--model.depth=14", "--ckpt_path=last")
-    assert "state_dict" in message
+    assert "another architecture" in message
+
+
+def test_a_resumed_run_remembers_its_best(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--trainer.max_epochs=1", "--trainer.limit_train_batches=30")
+    (best,) = (run / "checkpoints").glob("best*")
+    # A rate of 10 unlearns everything.
+    fit("--ckpt_path=last", "--model.optimizer.lr=10", "--model.schedule=null")
+    assert list((run / "checkpoints").glob("best*")) == [best]
+    assert best.name in capsys.readouterr().out.splitlines()[-2]
+    assert find_checkpoint("best", Path()) == best
+    assert len(scalars(run / "val")["accuracy"]) == 2
+
+
+def test_of_several_best_checkpoints_the_best_is_taken() -> None:
+    folder = Path("lightning_logs/r/version_0/checkpoints")
+    folder.mkdir(parents=True)
+    for i, accuracy in enumerate(("0.9150", "0.9200", "0.9130")):
+        path = folder / f"best-epoch=00{i}-val_accuracy={accuracy}.ckpt"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("data", "")
+        os.utime(path, (i, i))
+    assert "0.9200" in find_checkpoint("best", Path()).name
+
+
+class Interrupt(Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+        if trainer.global_step == 5:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("executor", ["device", "workers"])
+def test_an_interrupted_run_goes_on_in_the_middle_of_the_epoch(
+    executor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(*args: str) -> dict[str, torch.Tensor]:
+        augmented = "--data.transforms=[{class_path: Affine, init_args: {rotate: [-20, 20]}}]"
+        run = fit(augmented, f"--data.executor={executor}", "--trainer.limit_train_batches=4", *args)
+        state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        return dict(state)
+
+    whole = weights()
+    shutil.rmtree("lightning_logs")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    with pytest.raises(SystemExit):
+        weights("--trainer.callbacks+=test_cli.Interrupt")
+    resumed = weights("--ckpt_path=last")
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_checkpoint_away_from_its_run_tells_its_settings(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit("--trainer.max_epochs=1")
+    moved = tmp_path_factory.mktemp("elsewhere") / "model.ckpt"
+    shutil.copy(run / "checkpoints" / "last.ckpt", moved)
+    shutil.rmtree("lightning_logs")
+    capsys.readouterr()
+    main(["summary", f"--ckpt_path={moved}", "--format=json"])
+    assert '"trainable_parameters": 77850' in capsys.readouterr().out
+    main(["test", f"--ckpt_path={moved}"])
+    assert "test/accuracy_flip" in capsys.readouterr().out
+
+
+def test_a_file_of_weights_alone_is_no_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"weight": torch.zeros(3)}, "weights.ckpt")
+    assert "is no checkpoint of a run" in failure(capsys, "test", "--config", "tiny.yaml", "--ckpt_path=weights.ckpt")
 
 
 def test_a_run_is_repeated_from_its_own_config() -> None:
@@ -186,6 +261,8 @@ def test_number_of_classes_flows_from_the_data() -> None:
         (["--model.depht=20"], "ResNetV1 has no option 'depht': see --model.help ResNetV1"),
         (["--trainer.max_epoch=3"], "there is no option --trainer.max_epoch"),
         (["--model.optimizer.lr=fast"], "--model.optimizer.lr wants a float, not 'fast'"),
+        (["--model.schedule=ExponentialLR"], "ExponentialLR does not take the run's number of steps: give OneCycle"),
+        (["--data.val_size=some"], "--data.val_size wants an int or float, not 'some'"),
         (["--model.optimizer=SGDD"], "--model.optimizer knows no class 'SGDD'"),
         (["--trainer.precision=12"], "--trainer.precision wants one of .*bf16-mixed.*, not '12'"),
         (["--data.transforms=[{class_path: HorizontalFlip, init_args: {pp: 1}}]"], "HorizontalFlip has no option 'pp'"),
@@ -252,6 +329,14 @@ def test_as_a_process_it_exits_with_one_and_no_traceback() -> None:
     assert done.stderr.strip().splitlines() == [
         "cifar-lit: No such ResNet: depth 21 is not 6n+2. The nearest depths are 20 and 26."
     ]
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "summary"])
+def test_help_needs_no_run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--model.help", "DepthwiseNet"])
+    assert caught.value.code == 0
+    assert "Channels of the blocks of each stage" in capsys.readouterr().out
 
 
 def test_help_of_a_model_lists_its_own_and_shared_arguments(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,9 @@ from cifar_lit.models import DepthwiseNet
 from cifar_lit.schedules import OneCycle
 
 
-def fit(folder: Path, num_workers: int = 0, ckpt_path: Path | None = None, **kwargs: Any) -> dict[str, Tensor]:
+def fit(
+    folder: Path, num_workers: int | None = None, ckpt_path: Path | None = None, **kwargs: Any
+) -> dict[str, Tensor]:
     seed_everything(3)
     model = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2], schedule=OneCycle)
     data = DigitsDataModule(
@@ -47,22 +49,24 @@ def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_same_seed_same_weights_to_the_bit(tmp_path: Path) -> None:
-    first = fit(tmp_path, enable_checkpointing=False)
+@pytest.mark.parametrize("num_workers", [None, 0])
+def test_same_seed_same_weights_to_the_bit(tmp_path: Path, num_workers: int | None) -> None:
+    first = fit(tmp_path, num_workers=num_workers, enable_checkpointing=False)
     # What happens in between must not matter.
     torch.randn(100)
-    assert_equal(first, fit(tmp_path, enable_checkpointing=False))
+    assert_equal(first, fit(tmp_path, num_workers=num_workers, enable_checkpointing=False))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_number_of_workers_changes_nothing(tmp_path: Path, num_workers: int) -> None:
-    alone = fit(tmp_path, enable_checkpointing=False)
+    alone = fit(tmp_path, num_workers=0, enable_checkpointing=False)
     assert_equal(alone, fit(tmp_path, num_workers=num_workers, enable_checkpointing=False))
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+# None leaves it to the device executor.
+@pytest.mark.parametrize("num_workers", [None, 0, 2])
 @pytest.mark.parametrize("step", [4, 6, 9])
-def test_a_resumed_run_ends_in_the_same_weights_to_the_bit(tmp_path: Path, step: int, num_workers: int) -> None:
+def test_a_resumed_run_ends_in_the_same_weights_to_the_bit(tmp_path: Path, step: int, num_workers: int | None) -> None:
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     whole = fit(tmp_path, num_workers=num_workers, callbacks=[keep])
     resumed = fit(

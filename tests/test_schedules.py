@@ -1,14 +1,19 @@
 """Learning rates, at every epoch and step."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler
 
+from cifar_lit import schedules
 from cifar_lit.errors import UserError
 from cifar_lit.schedules import Exponential, InverseTime, OneCycle, Plateau, StepTable, Triangular
+
+REFERENCE = Path(__file__).parent.parent / "configs" / "reference"
 
 
 def rates(schedule: Callable[[SGD], LRScheduler], lr: float, count: int) -> list[float]:
@@ -49,8 +54,16 @@ def test_triangular_without_warmup_starts_at_the_peak() -> None:
     assert rates(lambda o: Triangular(o, 10, warmup=0.0), lr=1.0, count=2) == pytest.approx([1.0, 0.9])
 
 
+def published(name: str, count: int) -> list[float]:
+    """The rates of a reference recipe, as its file has them."""
+    model = yaml.safe_load((REFERENCE / f"{name}.yaml").read_text(encoding="utf-8"))["model"]["init_args"]
+    schedule = getattr(schedules, model["schedule"]["class_path"])
+    settings = model["schedule"]["init_args"]
+    return rates(lambda o: schedule(o, 0, **settings), lr=model["optimizer"]["init_args"]["lr"], count=count)
+
+
 def test_r1_inverse_time_decay_equals_the_published_log() -> None:
-    seen = rates(lambda o: InverseTime(o, 0, decay=0.2, drops={32: 0.1, 42: 0.001}), lr=3e-3, count=50)
+    seen = published("r1", 50)
     for epoch, rate in enumerate(seen, start=1):
         drop = 1.0 if epoch < 32 else 0.1 if epoch < 42 else 0.001
         assert rate == pytest.approx(3e-3 / (1 + 0.2 * (epoch - 1)) * drop)
@@ -59,10 +72,11 @@ def test_r1_inverse_time_decay_equals_the_published_log() -> None:
 
 
 def test_r2_table_equals_the_published_log() -> None:
-    table = {1: 3e-3, 10: 1.5e-3, 17: 1.35e-3, 24: 1.08e-3, 27: 8.64e-4, 30: 6.048e-4, 37: 4.2336e-4, 42: 3.38688e-4}
     lengths = [9, 7, 7, 3, 3, 7, 5, 9]
-    published = [rate for rate, length in zip(table.values(), lengths, strict=True) for _ in range(length)]
-    assert rates(lambda o: StepTable(o, 0, table), lr=123.0, count=50) == pytest.approx(published)
+    steps = [3e-3, 1.5e-3, 1.35e-3, 1.08e-3, 8.64e-4, 6.048e-4, 4.2336e-4, 3.38688e-4]
+    log = [rate for rate, length in zip(steps, lengths, strict=True) for _ in range(length)]
+    assert published("r2", 50) == pytest.approx(log)
+    assert rates(lambda o: StepTable(o, 0, {1: 0.5, 2: 0.1}), lr=123.0, count=2) == [0.5, pytest.approx(0.1)]
 
 
 def test_step_table_wants_a_first_epoch() -> None:
@@ -71,8 +85,17 @@ def test_step_table_wants_a_first_epoch() -> None:
 
 
 def test_r4_exponential() -> None:
-    seen = rates(lambda o: Exponential(o, 0, gamma=1 - 1 / 56), lr=0.07, count=80)
-    assert seen[79] == pytest.approx(0.07 * (55 / 56) ** 79)
+    assert published("r4", 80) == pytest.approx([0.07 * (1 - 1 / 56) ** epoch for epoch in range(80)])
+
+
+def test_r5_inverse_time() -> None:
+    assert published("r5", 50) == pytest.approx([0.01 / (1 + 0.319 * epoch) for epoch in range(50)])
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(5, 0.2), (10, 0.1), (4, 0.25), (1, 0.2), (2, 0.3)])
+def test_one_cycle_of_a_very_short_run(steps: int, warmup: float) -> None:
+    seen = rates(lambda o: OneCycle(o, steps, warmup=warmup), lr=0.1, count=steps)
+    assert all(0 <= rate <= 0.1 + 1e-9 for rate in seen)
 
 
 def test_plateau_lowers_the_rate_after_patience() -> None:

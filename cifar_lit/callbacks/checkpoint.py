@@ -1,5 +1,6 @@
 """Which weights a run keeps: the best by validation, and the last."""
 
+from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -14,6 +15,16 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     _warned = False
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from the best so far, also where the run's folder is now written in another way."""
+        before, here = Path(state_dict["dirpath"]), Path(self.dirpath or ".")
+        if before.resolve() == here.resolve():
+            best = {str(here / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
+            paths = {key: state_dict[key] for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+            moved = {key: str(here / Path(path).name) if path else path for key, path in paths.items()}
+            state_dict = {**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": best}
+        super().load_state_dict(state_dict)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far."""
@@ -38,7 +49,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def last_checkpoint(**kwargs: Any) -> ModelCheckpoint:
-    """Keeps ``last.ckpt`` at the end of every epoch.
+    """Keeps ``last.ckpt`` at the end of every epoch, and where a run is interrupted.
 
     A second callback, because ModelCheckpoint's own ``save_last`` writes only when its metric improves.
     """
@@ -47,6 +58,7 @@ def last_checkpoint(**kwargs: Any) -> ModelCheckpoint:
         monitor=None,
         save_top_k=1,
         save_on_train_epoch_end=True,
+        save_on_exception=True,
         enable_version_counter=False,
         **kwargs,
     )

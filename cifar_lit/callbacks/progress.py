@@ -138,7 +138,7 @@ class EpochProgress(ProgressBar):
         done = trainer.global_step - self._steps_before
         if total == float("inf") or done < 1:
             return None
-        return (time.perf_counter() - self._started) / done * (total - trainer.global_step)
+        return (time.perf_counter() - self._started) / done * max(total - trainer.global_step, 0)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -1,6 +1,5 @@
 """The table of a network's layers, and whether it keeps to a budget."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -49,7 +48,7 @@ def summarize(
         say(text.rstrip("\n"))
     else:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text.rstrip("\n") + os.linesep, encoding="utf-8")
+        output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         say(f"Wrote {len(table.rows)} layers to {output}")
     broken = []
     if max_params is not None and table.trainable_parameters > max_params:

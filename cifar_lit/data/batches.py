@@ -19,6 +19,9 @@ from cifar_lit.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 
+# What is drawn for one purpose must not be what is drawn for another.
+ORDER, AUGMENTATION = 1, 2
+
 
 @dataclass(frozen=True)
 class BatchKey:
@@ -89,7 +92,7 @@ class TrainingPlan:
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The order in which an epoch visits the images, int64 (size,)."""
         if self._order_of is None or self._order_of[0] != epoch:
-            self._order_of = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            self._order_of = epoch, np.random.default_rng([ORDER, self.seed, epoch]).permutation(self.size)
         return self._order_of[1]
 
     def key(self, epoch: int, step: int) -> BatchKey:
@@ -97,7 +100,9 @@ class TrainingPlan:
         indices = self.order(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
         # Seeds go by the place in the whole batch, so that an image is augmented alike whatever the number of ranks.
         seeds = (
-            np.random.SeedSequence([self.seed, epoch, step]).generate_state(len(indices), np.uint64).astype(np.uint64)
+            np.random.SeedSequence([AUGMENTATION, self.seed, epoch, step])
+            .generate_state(len(indices), np.uint64)
+            .astype(np.uint64)
         )
         start, stop = (len(indices) * r // self.world_size for r in (self.rank, self.rank + 1))
         return BatchKey(epoch, step, seeds[start:stop], indices[start:stop])
@@ -124,7 +129,8 @@ class EvaluationPlan:
 
     def key(self, epoch: int, step: int) -> BatchKey:
         """This rank's images of a batch; nothing is drawn for them."""
-        return BatchKey(epoch, step, np.empty(0, np.uint64), self._batches[step])
+        indices = self._batches[step]
+        return BatchKey(epoch, step, np.zeros(len(indices), np.uint64), indices)
 
 
 class _Keys(Sampler[BatchKey]):

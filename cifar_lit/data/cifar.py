@@ -87,7 +87,10 @@ class _CifarDataModule(ImageDataModule):
         """All images of a split, in the published order."""
         folder = self._unpacked
         if folder is None:
-            raise UserError(f"{self.root} holds no {self.ARCHIVE.folder}/{self.FILES['test'][0]}: remove the folder.")
+            raise UserError(
+                f"{self.root / self.ARCHIVE.folder} lacks {self.FILES['test'][0]}: remove that folder, "
+                "and it is fetched again."
+            )
         batches = [self._read(folder / name) for name in self.FILES[split]]
         return Images(np.concatenate([b.pixels for b in batches]), np.concatenate([b.labels for b in batches]))
 

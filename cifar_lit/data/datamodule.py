@@ -122,10 +122,11 @@ class ImageDataModule(LightningDataModule):
         train, self.test_images = self.load("train"), self.load("test")
         if self.val_size == 0:
             self.train_images, self.val_images = train, self.test_images
-            say(
-                "val_size is 0: validating on the test split, so the best epoch is chosen by it. "
-                "Report the last epoch, or hold images out with --data.val_size."
-            )
+            if stage in (None, "fit", "validate"):
+                say(
+                    "val_size is 0: validating on the test split, so the best epoch is chosen by it. "
+                    "Report the last epoch, or hold images out with --data.val_size."
+                )
         else:
             kept, held_out = stratified_split(train.labels, self.val_size, self.split_seed)
             self.train_images, self.val_images = train.take(kept), train.take(held_out)
@@ -203,8 +204,12 @@ class ImageDataModule(LightningDataModule):
     def _evaluation_loader(self, images: Images | None) -> BatchLoader:
         assert images is not None, "setup() comes first"
         plan = EvaluationPlan(len(images), EVALUATION_BATCH, *self._rank_and_world_size())
-        # Nothing is applied to these, so workers would have nothing to do.
-        return self._device_loader(plan, images, (), seed=0)
+        # A list that normalises does so here, too; the rest of it is augmentation.
+        scaling = [transform for transform in self.transforms if isinstance(transform, (A.Normalize, A.ToFloat))]
+        size = images.pixels.shape[1:3]
+        if self.executor == "workers" or (scaling and unsupported(scaling, (size[0], size[1])) is not None):
+            return BatchLoader(plan, WorkerExecutor(images.pixels, images.labels, scaling))
+        return self._device_loader(plan, images, scaling, seed=0)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

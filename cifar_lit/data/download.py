@@ -5,6 +5,7 @@ import shutil
 import socket
 import tarfile
 import tempfile
+import threading
 import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -113,7 +114,21 @@ def _connect(url: str) -> None:
     by_proxy = address.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(address.netloc)
     if address.hostname and not by_proxy:
         port = address.port or {"http": 80, "https": 443}[address.scheme]
-        socket.create_connection((address.hostname, port), CONNECT_TIMEOUT).close()
+        failures: list[OSError] = [TimeoutError("timed out")]
+
+        def connect() -> None:
+            try:
+                socket.create_connection((address.hostname, port), CONNECT_TIMEOUT).close()
+                failures.clear()
+            except OSError as error:
+                failures[:] = [error]
+
+        # In a thread, since the look-up of a name knows no time limit.
+        thread = threading.Thread(target=connect, daemon=True)
+        thread.start()
+        thread.join(CONNECT_TIMEOUT)
+        if failures:
+            raise failures[0]
 
 
 def _sha256(path: Path) -> str:

@@ -274,6 +274,16 @@ def test_a_list_that_normalises_itself_is_only_turned(executor: Literal["device"
     assert images.max() <= 1
 
 
+@pytest.mark.parametrize("executor", ["device", "workers"])
+def test_what_normalises_training_images_normalises_the_others_too(executor: Literal["device", "workers"]) -> None:
+    data = ready(executor=executor, transforms=[A.HorizontalFlip(), A.Normalize(mean=(0.5,) * 3, std=(0.5,) * 3)])
+    batch = next(iter(data.test_dataloader()))
+    images, _ = data.on_after_batch_transfer(batch, 0)
+    assert data.test_images is not None
+    expected = data.test_images.pixels[: len(images)].transpose(0, 3, 1, 2) / 127.5 - 1
+    np.testing.assert_allclose(images.numpy(), expected, atol=1e-5)
+
+
 def test_to_tensor_has_no_place_in_the_list() -> None:
     with pytest.raises(UserError, match="Leave ToTensorV2 out"):
         TinyDataModule(transforms=[A.ToTensorV2()])
