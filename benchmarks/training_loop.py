@@ -9,6 +9,7 @@ workers, and the loss read at every step. All three train the same ResNet-20 wit
 import argparse
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -49,12 +50,12 @@ class Clock(Callback):
             self._start = time.perf_counter()
 
 
-def ours(root: str) -> Callable[[], float]:
+def ours(root: str, folder: str) -> Callable[[], float]:
     """`fit` with everything that a run has on: metrics, curves, progress, checkpoints."""
     arguments = [
         "fit", "--config", "configs/resnet20.yaml", "--data", "ImageFolderDataModule", "--data.root", root,
         "--trainer.max_epochs=1", f"--trainer.limit_train_batches={WARM_UP + STEPS}", "--trainer.limit_val_batches=1",
-        "--trainer.callbacks+=benchmarks.training_loop.Clock", "--trainer.default_root_dir=/tmp/cifar_lit_benchmark",
+        "--trainer.callbacks+=benchmarks.training_loop.Clock", f"--trainer.default_root_dir={folder}",
     ]  # fmt: skip
 
     def measure() -> float:
@@ -156,10 +157,15 @@ def main() -> None:
     cli = CifarCLI(["fit", "--config", "configs/resnet20.yaml", "--data", "ImageFolderDataModule",
                     "--data.root", args.images, "--trainer.fast_dev_run=1"])  # fmt: skip
     data = cli.datamodule
-    speeds = alternate(
-        {"fit": ours(args.images), "bare loop": bare(data, device), "conventional": conventional(data, device)},
-        args.rounds,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        speeds = alternate(
+            {
+                "fit": ours(args.images, folder),
+                "bare loop": bare(data, device),
+                "conventional": conventional(data, device),
+            },
+            args.rounds,
+        )
     medians = {name: round(statistics.median(values)) for name, values in speeds.items()}
     figures = {
         "what": "ResNet-20, batch 128, images/s in steady state; crop and flip",
