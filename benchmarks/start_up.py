@@ -42,7 +42,7 @@ def seconds(*command: str) -> tuple[float, str]:
     begun = time.time()
     environment = {**os.environ, BEGUN: str(begun)}
     done = subprocess.run(
-        [sys.executable, "-m", "cifar_lit", *command], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "cifar_lit", *command], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
     return time.time() - begun, done.stdout
 
@@ -53,7 +53,7 @@ def write_batches(images: Images, folder: Path, names: list[str]) -> None:
     shuffled = np.random.default_rng(0).permutation(len(images))
     for name, part in zip(names, np.array_split(shuffled, len(names)), strict=True):
         batch = {b"data": rows[part], b"labels": images.labels[part].tolist()}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=4))
 
 
 def main() -> None:

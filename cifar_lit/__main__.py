@@ -1,6 +1,8 @@
 """python -m cifar_lit."""
 
 import gc
+import os
+import sys
 
 
 def run() -> None:
@@ -11,6 +13,11 @@ def run() -> None:
 
     gc.enable()
     main()
+    if sys.argv[1:2] == ["summary"]:
+        # It has written what it had to: taking those objects down one by one would be 1.5 s of 5.8 s.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":
