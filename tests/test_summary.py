@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,16 @@ def test_a_run_knows_its_layers_and_leaves_nothing_behind(capsys: pytest.Capture
     main(["summary"])
     assert "stem.0" in capsys.readouterr().out
     assert sorted(Path.cwd().rglob("*")) == before
+
+
+def test_as_a_process_everything_is_written_before_it_ends(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_lit", "summary", "--config", R4, "--format=json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["totals"]["trainable_parameters"] == 98_779
