@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-SIZE = (1280, 1250)
+SIZE = (1280, 900)
 # Seconds that TensorBoard may take to answer.
 PATIENCE = 60
 

@@ -85,8 +85,8 @@ def test_curves_of_training_and_validation_share_a_chart() -> None:
     # Equal tags of different sub-runs are what TensorBoard draws on one chart.
     assert set(train) == set(val) == {"loss", "accuracy"}
     assert len(train["loss"]) == len(val["accuracy"]) == 2
-    assert {"learning_rate", "images_per_second", "results/val/accuracy", "results/train/loss"} <= set(top)
-    assert len(top["learning_rate"]) == 6
+    assert {"run/learning_rate", "run/images_per_second", "results/val/accuracy", "results/train/loss"} <= set(top)
+    assert len(top["run/learning_rate"]) == 6
     assert top["results/val/accuracy"][0] == pytest.approx(val["accuracy"][-1])
 
 

@@ -1,6 +1,7 @@
 """Curves beside the metrics: learning rate, images a second, and the run's settings with its final figures."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -8,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 
 class Curves(Callback):
-    """Logs ``learning_rate`` as it moves, ``images_per_second`` once an epoch, and hyperparameters with final metrics.
+    """Logs ``run/learning_rate`` as it moves, ``run/images_per_second`` once an epoch, and hyperparameters with final metrics.
 
     It reads no tensor, so that it never waits for a GPU.
     """
@@ -33,18 +34,18 @@ class Curves(Callback):
             seconds = time.perf_counter() - self._started
             self.images_per_second = self._images * trainer.world_size / seconds
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log(trainer, {"learning_rate": trainer.optimizers[0].param_groups[0]["lr"]})
+            self._log(trainer, {"run/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the throughput."""
         if self.images_per_second is not None:
-            self._log(trainer, {"images_per_second": self.images_per_second})
+            self._log(trainer, {"run/images_per_second": self.images_per_second})
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the settings with what they led to, for TensorBoard's HPARAMS page."""
         if isinstance(trainer.logger, TensorBoardLogger) and not trainer.interrupted:
             data = getattr(trainer, "datamodule", None)
-            settings = {"model": dict(pl_module.hparams), "data": dict(data.hparams) if data is not None else {}}
+            settings = {"model": _shown(pl_module.hparams), "data": _shown(data.hparams) if data is not None else {}}
             results = {f"results/{name}": float(v) for name, v in trainer.callback_metrics.items() if "/" in name}
             trainer.logger.log_hyperparams(settings, results)
 
@@ -52,3 +53,8 @@ class Curves(Callback):
     def _log(trainer: Trainer, metrics: dict[str, float]) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as people know them: the class that was named, and not how Lightning makes it again."""
+    return {name.removeprefix("_"): value for name, value in settings.items() if name != "_instantiator"}

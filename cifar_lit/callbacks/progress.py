@@ -66,7 +66,7 @@ class EpochProgress(ProgressBar):
             leave=False,
             dynamic_ncols=True,
             disable=None if self._enabled else True,
-            bar_format="{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} {postfix}",
+            bar_format="{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt}{postfix}",
         )
 
     def _close(self) -> None:

@@ -240,7 +240,7 @@ def test_a_folder_without_batches_is_an_error_that_says_what_to_do(tmp_path: Pat
     (tmp_path / "cifar-10-batches-py").mkdir()
     data = CIFAR10DataModule(root=str(tmp_path))
     data.prepare_data()
-    with pytest.raises(UserError, match=r"holds no cifar-10-batches-py/test_batch: remove the folder"):
+    with pytest.raises(UserError, match=r"cifar-10-batches-py lacks test_batch: remove that folder"):
         data.load("test")
 
 
