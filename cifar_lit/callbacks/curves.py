@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 
 class Curves(Callback):
-    """Logs ``run/learning_rate`` as it moves, ``run/images_per_second`` once an epoch, and hyperparameters with final metrics.
+    """Logs ``run/learning_rate`` as it moves, ``run/images_per_second`` once an epoch, and settings with final metrics.
 
     It reads no tensor, so that it never waits for a GPU.
     """
