@@ -133,6 +133,8 @@ class CifarCLI(LightningCLI):
         self.checkpoint = find_checkpoint(wanted, self._root, self._recipe_given) if wanted else None
         if self.checkpoint is not None and "state_dict" not in load_checkpoint(self.checkpoint):
             raise UserError(f"{self.checkpoint} is no checkpoint of a run: give one that `fit` wrote.")
+        if self.checkpoint is not None and self.config.subcommand != "summary":
+            say(f"{'Resuming' if self.config.subcommand == 'fit' else 'Checkpoint'} {self.checkpoint}")
         settings.ckpt_path = str(self.checkpoint) if self.checkpoint else None
 
     @property
@@ -220,7 +222,7 @@ def _with_the_runs_own_config(args: list[str]) -> list[str]:
         return args
     checkpoint = find_checkpoint(given.ckpt_path, Path(given.root))
     run = run_of(checkpoint)
-    say(f"Settings and checkpoint of {run or checkpoint}")
+    say(f"Settings of {run or 'the checkpoint'}")
     config = str(run / CONFIG) if run else settings_in(checkpoint)
     return [args[0], "--config", config, *args[1:], f"--ckpt_path={checkpoint}"]
 

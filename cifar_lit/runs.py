@@ -19,7 +19,7 @@ LAST = "last"
 
 def run_of(checkpoint: Path) -> Path | None:
     """The folder of the run that wrote a checkpoint, or None where it stands elsewhere."""
-    folder = checkpoint.resolve().parent
+    folder = checkpoint.parent
     return folder.parent if folder.name == "checkpoints" and (folder.parent / CONFIG).is_file() else None
 
 
