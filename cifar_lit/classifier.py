@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cifar_lit.errors import UserError
 from cifar_lit.schedules import Plateau, takes_the_number_of_steps
 from cifar_lit.scores import Scores
+from cifar_lit.views import VIEWS
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
@@ -44,7 +45,9 @@ class Classifier(LightningModule):
         l1_penalty: Times the sum of the absolute values of all weights, added to the training loss.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1). Training loss only.
         tta: Test-time augmentation, reported beside the plain figures: ``flip`` averages the logits of an image and
-            of its mirror image.
+            of its mirror image, ``multi_view`` also of both moved by a pixel along the diagonal.
+        compile_mode: torch.compile's mode for the network, ``none`` to run it as it is. ``default`` suits a CPU,
+            ``reduce-overhead`` small networks on a GPU; the first steps take a minute or so.
 
     Raises:
         UserError: An argument is out of its range.
@@ -61,7 +64,8 @@ class Classifier(LightningModule):
         weight_decay_on: Literal["weights", "convolutions", "all"] = "weights",
         l1_penalty: float = 0.0,
         label_smoothing: float = 0.0,
-        tta: Literal["none", "flip"] = "none",
+        tta: Literal["none", "flip", "multi_view"] = "none",
+        compile_mode: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none",
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
@@ -73,6 +77,8 @@ class Classifier(LightningModule):
                 del self.hparams[name]
         # Convolutions run fastest on this layout, on CPUs in bfloat16 as on GPUs.
         self.net: Any = net.to(memory_format=torch.channels_last)
+        # A function, not a module: names of weights stay, and hooks on layers (Grad-CAM) see the network itself.
+        self._compiled = None if compile_mode == "none" else torch.compile(self.net.forward, mode=compile_mode)
         self.num_classes = num_classes
         self.optimizer = optimizer
         self.schedule = schedule
@@ -93,8 +99,13 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalised images, float (N, 3, H, W), to logits (N, num_classes)."""
-        logits: Tensor = self.net(images.contiguous(memory_format=torch.channels_last))
-        return logits
+        images = images.contiguous(memory_format=torch.channels_last)
+        if self._compiled is None:
+            logits: Tensor = self.net(images)
+            return logits
+        logits = self._compiled(images)
+        # With CUDA graphs the next call writes over this one's output, which evaluation keeps.
+        return logits if self.training else logits.clone()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes what the network draws (dropout) a function of (seed, epoch, batch, rank) alone."""
@@ -119,20 +130,22 @@ class Classifier(LightningModule):
         self.train_scores.update(loss.detach(), logits.detach(), labels)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts a batch: images float (N, 3, H, W), labels int64 (N,)."""
-        images, labels = batch
-        logits = self(images)
-        self.val_scores.update(F.cross_entropy(logits, labels), logits, labels)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Counts a batch, images float (N, 3, H, W) and labels int64 (N,), and gives its logits (N, num_classes)."""
+        return self._evaluate(self.val_scores, *batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts a batch, plainly and with test-time augmentation."""
-        images, labels = batch
-        logits = self(images)
-        self.test_scores.update(F.cross_entropy(logits, labels), logits, labels)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Counts a batch, plainly and with test-time augmentation, and gives its plain logits (N, num_classes)."""
         if self.tta_scores is not None:
-            logits = (logits + self(images.flip(3))) / 2
+            images, labels = batch
+            logits = VIEWS[self.tta](self, images)
             self.tta_scores.update(F.cross_entropy(logits, labels), logits, labels)
+        return self._evaluate(self.test_scores, *batch)
+
+    def _evaluate(self, scores: Scores, images: Tensor, labels: Tensor) -> Tensor:
+        logits: Tensor = self(images)
+        scores.update(F.cross_entropy(logits, labels), logits, labels)
+        return logits
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The probabilities of a batch's images, float32 (N, num_classes)."""
@@ -149,7 +162,7 @@ class Classifier(LightningModule):
         self._log("val", self.val_scores)
 
     def on_test_epoch_end(self) -> None:
-        """Logs ``test/loss`` and ``test/accuracy``, and ``test/accuracy_flip`` beside it where ``tta`` is ``flip``."""
+        """Logs ``test/loss`` and ``test/accuracy``, and beside them those of ``tta``, such as ``test/accuracy_flip``."""
         self._log("test", self.test_scores)
         if self.tta_scores is not None:
             self._log("test", self.tta_scores, f"_{self.tta}")

@@ -87,6 +87,58 @@ def test_flip_average_is_reported_beside_the_plain_figure(tmp_path: Path) -> Non
     assert results["test/loss"] != pytest.approx(results["test/loss_flip"], rel=1e-4)
 
 
+def test_several_views_are_reported_beside_the_plain_figure(tmp_path: Path) -> None:
+    results = trainer(tmp_path).test(Pixels(tta="multi_view"), DigitsDataModule(), verbose=False)[0]
+    assert {"test/accuracy", "test/loss", "test/accuracy_multi_view", "test/loss_multi_view"} <= set(results)
+    assert results["test/loss_multi_view"] != results["test/loss"]
+
+
+def test_evaluation_gives_the_logits_of_a_batch() -> None:
+    model, batch = Pixels(tta="flip").eval(), (torch.rand(5, 3, 8, 8), torch.arange(5))
+    expected = model(batch[0])
+    for step in (model.validation_step, model.test_step):
+        torch.testing.assert_close(step(batch, 0), expected)
+
+
+def test_compiling_keeps_names_layers_and_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[dict[str, Any]] = []
+
+    def compile_without_a_compiler(function: Any, **kwargs: Any) -> Any:
+        compiled.append(kwargs)
+        return real(function, backend="aot_eager")
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", compile_without_a_compiler)
+    torch.manual_seed(0)
+    plain = ResNetV1(depth=8)
+    torch.manual_seed(0)
+    model = ResNetV1(depth=8, compile_mode="reduce-overhead")
+    assert compiled == [{"mode": "reduce-overhead"}]
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    seen: list[torch.Size] = []
+    model.cam_layer.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    losses = [m.training_step((images, labels), 0) for m in (plain, model)]
+    torch.testing.assert_close(losses[0], losses[1])
+    for m, loss in zip((plain, model), losses, strict=True):
+        loss.backward()
+        assert m.net.stem[0].weight.grad is not None
+    torch.testing.assert_close(plain.eval()(images), model.eval()(images))
+    model.net(images)
+    assert seen, "Grad-CAM's hooks see the network itself"
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains(tmp_path: Path) -> None:
+    weights = []
+    for mode in ("none", "default"):
+        torch.manual_seed(0)
+        model = Pixels(compile_mode=mode)
+        trainer(tmp_path, max_steps=3).fit(model, DigitsDataModule())
+        weights.append(model.net[2].weight.detach())
+    torch.testing.assert_close(weights[0], weights[1])
+
+
 def test_schedule_is_told_the_length_of_the_run(tmp_path: Path) -> None:
     told: list[int] = []
 
