@@ -1,6 +1,5 @@
 """The command line: ``python -m cifar_lit fit --config configs/resnet20.yaml``."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -22,43 +21,16 @@ from cifar_lit.callbacks.curves import Curves
 from cifar_lit.callbacks.layers import LayerPanel
 from cifar_lit.callbacks.predictions import PredictionTable
 from cifar_lit.callbacks.progress import EpochProgress
-from cifar_lit.commands.summary import Format, summarize
 from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
 from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.precision import choose_precision
-from cifar_lit.runs import BEST, CONFIG, LOGS, find_checkpoint, load_checkpoint, recipe_name, run_of, settings_in
+from cifar_lit.runs import BEST, LOGS, find_checkpoint, load_checkpoint, recipe_name, run_of, with_own_config
+from cifar_lit.trainer import CifarTrainer
 
 RUNS_A_CHECKPOINT = ("validate", "test", "predict")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
-
-
-class CifarTrainer(Trainer):
-    """Lightning's Trainer, with the further commands of the command line as methods."""
-
-    def summary(
-        self,
-        model: LightningModule,
-        datamodule: LightningDataModule | None = None,
-        format: Format = "text",
-        output: Path | None = None,
-        max_params: int | None = None,
-        min_receptive_field: int | None = None,
-        ckpt_path: str | None = None,
-    ) -> None:
-        """Shows a network's layers: sizes, parameters, multiply-adds and receptive fields.
-
-        Args:
-            model: The model.
-            datamodule: The data; only its image size is asked for.
-            format: text for the terminal, or markdown, csv or json.
-            output: File to write to instead of the terminal.
-            max_params: Most trainable parameters allowed; more end the command with exit code 1.
-            min_receptive_field: Least receptive field in pixels; less ends the command with exit code 1.
-            ckpt_path: A checkpoint whose run's settings to take, where no --config is given.
-        """
-        summarize(model, getattr(datamodule, "image_size", 32), format, output, max_params, min_receptive_field)
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -105,7 +77,7 @@ class CifarCLI(LightningCLI):
             },
             # A recipe's optimizer and schedule belong to its model.
             auto_configure_optimizers=False,
-            args=_with_the_runs_own_config(sys.argv[1:] if args is None else list(args)),
+            args=with_own_config(sys.argv[1:] if args is None else list(args), KNOWS_ITS_RUN),
         )
 
     @staticmethod
@@ -206,31 +178,6 @@ class CifarCLI(LightningCLI):
             lines.append(f"Best checkpoint: {best.best_model_path}")
         lines.append(f"Watch: tensorboard --logdir {self._root / LOGS}")
         say("\n".join(lines))
-
-
-def _with_the_runs_own_config(args: list[str]) -> list[str]:
-    """Lets an evaluation that names no config take that of the run whose checkpoint it evaluates."""
-    if not args or args[0] not in KNOWS_ITS_RUN or any(_asks(arg) for arg in args):
-        return args
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    peek.add_argument("-c", "--config")
-    peek.add_argument("--model")
-    peek.add_argument("--ckpt_path", default=BEST)
-    peek.add_argument("--trainer.default_root_dir", dest="root", default=".")
-    given, _ = peek.parse_known_args(args[1:])
-    if given.config or given.model:
-        return args
-    checkpoint = find_checkpoint(given.ckpt_path, Path(given.root))
-    run = run_of(checkpoint)
-    say(f"Settings of {run or 'the checkpoint'}")
-    config = str(run / CONFIG) if run else settings_in(checkpoint)
-    return [args[0], "--config", config, *args[1:], f"--ckpt_path={checkpoint}"]
-
-
-def _asks(arg: str) -> bool:
-    """Whether an argument asks for a text instead of a run."""
-    option = arg.partition("=")[0]
-    return option in ("-h", "--help", "--print_config") or option.endswith(".help")
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,14 +1,17 @@
 """Where runs land, and how to find a run or a checkpoint again."""
 
+import argparse
 import json
 import pickle
 import re
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cifar_lit.console import say
 from cifar_lit.errors import UserError
 
 LOGS = "lightning_logs"
@@ -99,3 +102,36 @@ def settings_in(checkpoint: Path) -> str:
             raise UserError(f"{checkpoint} does not tell its settings, and stands in no run's folder: give --config.")
         settings[name] = {"class_path": class_path, "init_args": init_args}
     return json.dumps(settings)
+
+
+def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
+    """Lets a command that names no config take that of the run whose checkpoint it is about.
+
+    Args:
+        args: Of the command line, the command first.
+        commands: Those that are about a checkpoint.
+
+    Returns:
+        The arguments, with the config and the checkpoint that are meant.
+    """
+    if not args or args[0] not in commands or any(_asks(arg) for arg in args):
+        return args
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("-c", "--config")
+    peek.add_argument("--model")
+    peek.add_argument("--ckpt_path", default=BEST)
+    peek.add_argument("--trainer.default_root_dir", dest="root", default=".")
+    given, _ = peek.parse_known_args(args[1:])
+    if given.config or given.model:
+        return args
+    checkpoint = find_checkpoint(given.ckpt_path, Path(given.root))
+    run = run_of(checkpoint)
+    say(f"Settings of {run or 'the checkpoint'}")
+    config = str(run / CONFIG) if run else settings_in(checkpoint)
+    return [args[0], "--config", config, *args[1:], f"--ckpt_path={checkpoint}"]
+
+
+def _asks(arg: str) -> bool:
+    """Whether an argument asks for a text instead of a run."""
+    option = arg.partition("=")[0]
+    return option in ("-h", "--help", "--print_config") or option.endswith(".help")

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -33,14 +33,19 @@ TURNS = {
 }
 
 
-def decode(path: Path, size: int) -> NDArray[np.uint8]:
+def decode(path: Path, size: int, formats: Sequence[str] = ("PNG", "JPEG")) -> NDArray[np.uint8]:
     """An image as uint8 (size, size, 3), RGB, upright; a larger or oblong one is scaled and cut to its centre.
+
+    Args:
+        path: The file.
+        size: Side in pixels.
+        formats: Pillow's names of the formats that may be in it, whatever it is called.
 
     Raises:
         UserError: The file is no image that can be read.
     """
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
+        with Image.open(path, formats=tuple(formats)) as image:
             turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             upright = image if turn is None else image.transpose(turn)
             if upright.mode.startswith("I"):
@@ -48,7 +53,7 @@ def decode(path: Path, size: int) -> NDArray[np.uint8]:
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
             upright = upright.convert("RGB")
     except Exception as error:  # What a damaged file raises is not limited to any list.
-        raise UserError(f"Cannot read {path} as PNG or JPEG ({error}): remove it or replace it.") from error
+        raise UserError(f"Cannot read {path} as {' or '.join(formats)} ({error}): remove it or replace it.") from error
     if upright.size != (size, size):
         upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(upright)
