@@ -1,7 +1,6 @@
 """What every image classifier here has in common: loss, metrics, optimizer, schedule and steps."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -13,7 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_lit.errors import UserError
-from cifar_lit.schedules import Plateau, takes_the_number_of_steps
+from cifar_lit.resuming import take_settings
+from cifar_lit.schedules import takes_the_number_of_steps
 from cifar_lit.scores import Scores
 from cifar_lit.views import VIEWS
 
@@ -87,6 +87,7 @@ class Classifier(LightningModule):
         self.label_smoothing = label_smoothing
         self.tta = tta
         self._schedule_states: list[dict[str, Any]] = []
+        self._scores_before: dict[str, dict[str, Tensor]] = {}
         self.train_scores = Scores(num_classes)
         self.val_scores = Scores(num_classes)
         self.test_scores = Scores(num_classes)
@@ -162,7 +163,7 @@ class Classifier(LightningModule):
         self._log("val", self.val_scores)
 
     def on_test_epoch_end(self) -> None:
-        """Logs ``test/loss`` and ``test/accuracy``, and beside them those of ``tta``, such as ``test/accuracy_flip``."""
+        """Logs ``test/loss`` and ``test/accuracy``, and those of ``tta`` beside, as ``test/accuracy_flip``."""
         self._log("test", self.test_scores)
         if self.tta_scores is not None:
             self._log("test", self.tta_scores, f"_{self.tta}")
@@ -218,30 +219,26 @@ class Classifier(LightningModule):
             )
         return optimizer, schedule
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what a running epoch has counted so far, beside the weights."""
+        if self._trainer is not None and not self.trainer.is_last_batch:
+            checkpoint["train_scores"] = self.train_scores.so_far()
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the checkpoint's schedule out of this run's, which may be another: see `on_train_start`."""
         self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
+        self._scores_before = checkpoint.get("train_scores", {})
 
     def on_train_start(self) -> None:
-        """Puts the settings of this run in the place of those that a resumed checkpoint brought along.
-
-        A checkpoint holds learning rates, weight decay and the length of its run beside what the optimizer has
-        gathered. Here it gives weights, momentum and progress; the settings are the config's and the command line's.
-        """
+        """Puts the settings of this run in the place of those that a resumed checkpoint brought along."""
+        # Not before: Lightning resets all metrics when a run begins.
+        self.train_scores.go_on_from(self._scores_before)
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        if self.trainer.global_step == 0 or not isinstance(optimizer, Optimizer):
-            return
-        fresh_optimizer, fresh_schedule = self._new_optimizer_and_schedule()
-        if isinstance(schedule, Plateau):
-            # Its rate is a result of the run so far, unless another one to begin with is asked for.
-            schedule.resume(self._schedule_states, optimizer, fresh_optimizer)
-        elif isinstance(schedule, LRScheduler) and fresh_schedule is not None:
-            by_epoch = getattr(schedule, "interval", "step") == "epoch"
-            with warnings.catch_warnings():
-                # It is stepped without its optimizer, which the schedule warns of.
-                warnings.simplefilter("ignore", UserWarning)
-                for _ in range(self.trainer.current_epoch if by_epoch else self.trainer.global_step):
-                    fresh_schedule.step()
-            schedule.load_state_dict(fresh_schedule.state_dict())
-        for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
-            group.update({name: value for name, value in fresh_group.items() if name != "params"})
+        if self.trainer.global_step and isinstance(optimizer, Optimizer):
+            take_settings(
+                (optimizer, schedule),
+                self._new_optimizer_and_schedule(),
+                self._schedule_states,
+                self.trainer.current_epoch,
+                self.trainer.global_step,
+            )

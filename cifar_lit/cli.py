@@ -16,11 +16,14 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 import cifar_lit.data
 import cifar_lit.models
 import cifar_lit.schedules  # noqa: F401
-from cifar_lit.callbacks.checkpoint import BestCheckpoint, last_checkpoint
+from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from cifar_lit.callbacks.curves import Curves
+from cifar_lit.callbacks.finite_loss import FiniteLoss
 from cifar_lit.callbacks.layers import LayerPanel
 from cifar_lit.callbacks.predictions import PredictionTable
 from cifar_lit.callbacks.progress import EpochProgress
+from cifar_lit.callbacks.stops import Stops
+from cifar_lit.checkpoint_io import AtomicCheckpointIO
 from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
 from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
@@ -86,8 +89,9 @@ class CifarCLI(LightningCLI):
         return {**LightningCLI.subcommands(), "summary": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds ``--checkpoint.*``, and lets the data tell the model its number of classes."""
+        """Adds ``--checkpoint.*`` and other callbacks', and lets the data tell the model its number of classes."""
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(FiniteLoss, "finite_loss")
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     @property
@@ -149,11 +153,15 @@ class CifarCLI(LightningCLI):
             # Not among the saved settings: another machine is to choose for itself.
             config.precision, reason = choose_precision(config.accelerator)
             say(f"Precision {config.precision}: {reason} (--trainer.precision changes it)")
-        callbacks: list[Callback] = [Curves(), LayerPanel()]
+        callbacks: list[Callback] = [Curves(), LayerPanel(), Stops(), self._get(self.config_init, "finite_loss")]
         if config.enable_progress_bar is not False:
             callbacks.append(EpochProgress())
         if config.enable_checkpointing is not False:
-            callbacks += [self._get(self.config_init, "checkpoint"), last_checkpoint()]
+            best = self._get(self.config_init, "checkpoint")
+            callbacks += [best, LastCheckpoint()]
+            callbacks += [LastCheckpoint(best.every_n_minutes)] if best.every_n_minutes is not None else []
+            if not config.plugins:
+                config.plugins = AtomicCheckpointIO()
         if config.logger in (None, True):
             config.logger = self._new_logger()
         if self.subcommand == "predict":

@@ -71,3 +71,21 @@ class Scores(nn.Module):
             "accuracy_top5": self.accuracy_top5,
         }
         return {name: metric for name, metric in metrics.items() if metric is not None}
+
+    def so_far(self) -> dict[str, dict[str, Tensor]]:
+        """What has been counted, for a checkpoint."""
+        counted = {}
+        for name, metric in self.named().items():
+            metric.persistent(True)
+            counted[name] = metric.state_dict()
+            # Scores are no weights: a model's state has none of them.
+            metric.persistent(False)
+        return counted
+
+    def go_on_from(self, counted: dict[str, dict[str, Tensor]]) -> None:
+        """Takes up again what `so_far` gave."""
+        for name, metric in self.named().items():
+            if name in counted:
+                metric.persistent(True)
+                metric.load_state_dict(counted[name])
+                metric.persistent(False)

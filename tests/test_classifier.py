@@ -121,7 +121,7 @@ def test_compiling_keeps_names_layers_and_figures(monkeypatch: pytest.MonkeyPatc
     losses = [m.training_step((images, labels), 0) for m in (plain, model)]
     torch.testing.assert_close(losses[0], losses[1])
     for m, loss in zip((plain, model), losses, strict=True):
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         assert m.net.stem[0].weight.grad is not None
     torch.testing.assert_close(plain.eval()(images), model.eval()(images))
     model.net(images)

@@ -41,7 +41,9 @@ def fit(
     )
     trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
     assert trainer.global_step == 12
-    return {name: value.clone() for name, value in model.state_dict().items()}
+    logged = {name: value for name, value in trainer.callback_metrics.items() if "/" in name}
+    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= set(logged)
+    return {name: value.clone() for name, value in (*model.state_dict().items(), *logged.items())}
 
 
 def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -66,7 +68,7 @@ def test_number_of_workers_changes_nothing(tmp_path: Path, num_workers: int) -> 
 # None leaves it to the device executor.
 @pytest.mark.parametrize("num_workers", [None, 0, 2])
 @pytest.mark.parametrize("step", [4, 6, 9])
-def test_a_resumed_run_ends_in_the_same_weights_to_the_bit(tmp_path: Path, step: int, num_workers: int | None) -> None:
+def test_a_resumed_run_ends_in_the_same_weights_and_figures_to_the_bit(tmp_path: Path, step: int, num_workers: int | None) -> None:
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     whole = fit(tmp_path, num_workers=num_workers, callbacks=[keep])
     resumed = fit(

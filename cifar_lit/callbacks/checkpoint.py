@@ -1,5 +1,6 @@
 """Which weights a run keeps: the best by validation, and the last."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,32 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
+from cifar_lit.callbacks.stops import Stopped
+from cifar_lit.console import say
+from cifar_lit.errors import UserError
+from cifar_lit.runs import LAST
+
 
 class BestCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, which lets a model be that logs no metric of the monitored name.
 
     Then it says so once and keeps nothing; the last checkpoint is kept all the same.
+
+    Args:
+        every_n_minutes: Also save ``last.ckpt`` by the clock, in the middle of an epoch.
+        **kwargs: Those of ModelCheckpoint.
+
+    Raises:
+        UserError: The minutes are not positive.
     """
 
     _warned = False
+
+    def __init__(self, every_n_minutes: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if every_n_minutes is not None and every_n_minutes <= 0:
+            raise UserError(f"checkpoint.every_n_minutes is {every_n_minutes}: give a number above 0.")
+        self.every_n_minutes = every_n_minutes
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the best so far, also where the run's folder is now written in another way."""
@@ -48,17 +67,30 @@ class BestCheckpoint(ModelCheckpoint):
         return False
 
 
-def last_checkpoint(**kwargs: Any) -> ModelCheckpoint:
-    """Keeps ``last.ckpt`` at the end of every epoch, and where a run is interrupted.
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``last.ckpt``: of the end of an epoch, of every so many minutes, and of where a run was told to stop.
 
-    A second callback, because ModelCheckpoint's own ``save_last`` writes only when its metric improves.
+    ModelCheckpoint's own ``save_last`` writes only when its metric improves. After any other exception the run may
+    stand in the middle of a step, and the checkpoint before is the one to trust.
+
+    Args:
+        every_n_minutes: Save by the clock, in the middle of an epoch; None for the end of each epoch.
     """
-    return ModelCheckpoint(
-        filename="last",
-        monitor=None,
-        save_top_k=1,
-        save_on_train_epoch_end=True,
-        save_on_exception=True,
-        enable_version_counter=False,
-        **kwargs,
-    )
+
+    def __init__(self, every_n_minutes: float | None = None) -> None:
+        by_epoch = every_n_minutes is None
+        super().__init__(
+            filename=LAST,
+            monitor=None,
+            save_top_k=1,
+            save_on_train_epoch_end=True if by_epoch else None,
+            train_time_interval=timedelta(minutes=every_n_minutes) if every_n_minutes is not None else None,
+            enable_version_counter=False,
+        )
+        self.save_on_exception = by_epoch
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves where the run was told to stop, and says how to go on."""
+        if isinstance(exception, Stopped) and self.save_on_exception:
+            super().on_exception(trainer, pl_module, exception)
+            say(f"{exception.reason} Give --ckpt_path={self.best_model_path} to go on from there.")

@@ -1,0 +1,93 @@
+"""A run that is told to stop ends in good order, and goes on as if it had not been."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lit.callbacks.stops import Stops
+
+FIT = [
+    "fit",
+    "--model=DepthwiseNet",
+    "--model.widths=[[8],[8]]",
+    "--model.dropout=[0.2,0.2]",
+    "--data=DigitsDataModule",
+]
+FIT += ["--data.batch_size=8", "--trainer.max_epochs=3", "--trainer.precision=32-true", "--trainer.accelerator=cpu"]
+
+
+def start(folder: Path, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "cifar_lit", *FIT, *args],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_epoch(process: subprocess.Popen[str], number: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"Epoch {number}/"):
+            return
+    pytest.fail(f"the run ended before epoch {number}: {process.communicate()[1]}")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    last = next(folder.rglob("last.ckpt"))
+    state: dict[str, torch.Tensor] = torch.load(last, weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_says_how_to_go_on_and_ends_with_its_code(
+    tmp_path: Path, kind: signal.Signals, code: int
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for folder in (whole, stopped):
+        folder.mkdir()
+    process = start(stopped)
+    wait_for_epoch(process, 1)
+    time.sleep(0.2)
+    process.send_signal(kind)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    said = re.search(rf"Stopped by {kind.name} in epoch (\d), after step (\d+)\. Give (--ckpt_path=\S+) to go on", out)
+    assert said, out
+    assert 0 < int(said[2]) < 540
+    resumed = start(stopped, said[3])
+    _, err = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, err
+    assert len(list(stopped.rglob("last.ckpt"))) == 1, "it goes on in its own folder"
+    process = start(whole)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    expected, found = weights(whole), weights(stopped)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_the_second_signal_is_taken_at_its_word() -> None:
+    stops = Stops()
+    seen: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+    try:
+        stops.on_fit_start(None, None)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGINT)
+        assert seen == []
+        os.kill(os.getpid(), signal.SIGINT)
+        assert seen == [signal.SIGINT]
+        stops.teardown(None, None, "fit")  # type: ignore[arg-type]
+        assert signal.getsignal(signal.SIGINT) is not stops._note
+    finally:
+        signal.signal(signal.SIGINT, before)
