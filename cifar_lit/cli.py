@@ -22,6 +22,7 @@ from cifar_lit.callbacks.finite_loss import FiniteLoss
 from cifar_lit.callbacks.layers import LayerPanel
 from cifar_lit.callbacks.predictions import PredictionTable
 from cifar_lit.callbacks.progress import EpochProgress
+from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.callbacks.stops import Stops
 from cifar_lit.checkpoint_io import AtomicCheckpointIO
 from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
@@ -164,6 +165,8 @@ class CifarCLI(LightningCLI):
                 config.plugins = AtomicCheckpointIO()
         if config.logger in (None, True):
             config.logger = self._new_logger()
+        if self.subcommand == "fit":
+            callbacks.append(Provenance(self._parser("fit").dump(self._settings)))
         if self.subcommand == "predict":
             folder = Path(config.logger.log_dir) if isinstance(config.logger, CurvesLogger) else self._root
             callbacks.append(PredictionTable(folder))

@@ -1,0 +1,104 @@
+"""What a run was: command, settings, seed, versions, commit and data, in its folder and in its checkpoints."""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+import cifar_lit
+
+FILE = "provenance.json"
+PACKAGES = ("cifar-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "albumentations", "numpy")
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that a folder's files are of, with ``+`` behind it where they have changed; None outside of git."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def fingerprint(images: Any) -> str:
+    """SHA-256 of images, with ``pixels`` uint8 (N, H, W, 3) and ``labels`` int64 (N,): equal data, equal figure."""
+    digest = hashlib.sha256(repr(images.pixels.shape).encode())
+    digest.update(np.ascontiguousarray(images.pixels).data)
+    digest.update(np.ascontiguousarray(images.labels).data)
+    return digest.hexdigest()
+
+
+class Provenance(Callback):
+    """Writes ``provenance.json`` to the run's folder, and the same to every checkpoint's ``provenance``.
+
+    Both hold a list: an entry for the start of the run, and one for each time that it was resumed.
+
+    Args:
+        settings: As resolved, as YAML. They go to the checkpoint; in the folder they have a file of their own.
+    """
+
+    def __init__(self, settings: str) -> None:
+        self.settings = settings
+        self._starts: list[dict[str, Any]] = []
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the list of the run that is resumed."""
+        self._starts = list(checkpoint.get("provenance", []))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes everything down; not before a resumed run knows its step."""
+        self._starts.append(
+            {
+                "command": shlex.join(["cifar-lit", *sys.argv[1:]]),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+                "from_step": trainer.global_step,
+                "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
+                "commit": git_commit(Path(cifar_lit.__file__).parent),
+                "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+                "machine": {
+                    "device": torch.cuda.get_device_name()
+                    if pl_module.device.type == "cuda"
+                    else pl_module.device.type,
+                    "devices": trainer.world_size,
+                    "threads": torch.get_num_threads(),
+                    "precision": str(trainer.precision),
+                },
+                "data": _data(trainer),
+                "settings": self.settings,
+            }
+        )
+        if trainer.is_global_zero and trainer.log_dir is not None:
+            shown = [{key: value for key, value in start.items() if key != "settings"} for start in self._starts]
+            path = Path(trainer.log_dir) / FILE
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps it with the weights."""
+        checkpoint["provenance"] = self._starts
+
+
+def _data(trainer: Trainer) -> dict[str, Any]:
+    data = getattr(trainer, "datamodule", None)
+    about: dict[str, Any] = {"name": type(data).__name__}
+    for split in ("train", "val", "test"):
+        images = getattr(data, f"{split}_images", None)
+        if images is not None and hasattr(images, "pixels"):
+            about[split] = {"images": len(images.labels), "sha256": fingerprint(images)}
+    return about
