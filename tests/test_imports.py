@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "logger": set(),
     "scores": set(),
     "views": set(),
-    "optimizers": {"errors"},
+    "optimizers": {"errors", "precision"},
     "resuming": {"schedules"},
     "classifier": {"errors", "resuming", "schedules", "scores", "views"},
     "models": {"classifier", *FOUNDATIONS},
