@@ -144,6 +144,7 @@ class Plateau(ReduceLROnPlateau):
         mode: Whether it improves by falling (``min``) or by rising (``max``).
         factor: What the rate is multiplied by, in (0, 1).
         patience: Epochs without improvement that are let pass.
+        min_lr: The rate falls no lower.
     """
 
     interval = "epoch"
@@ -156,8 +157,9 @@ class Plateau(ReduceLROnPlateau):
         mode: Literal["min", "max"] = "min",
         factor: float = 0.1,
         patience: int = 10,
+        min_lr: float = 0.0,
     ) -> None:
-        super().__init__(optimizer, mode=mode, factor=factor, patience=patience)
+        super().__init__(optimizer, mode=mode, factor=factor, patience=patience, min_lr=min_lr)
         self.monitor = monitor
         self.first_rates = [group["lr"] for group in optimizer.param_groups]
 

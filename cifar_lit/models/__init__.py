@@ -3,6 +3,7 @@
 from cifar_lit.models.cifar_resnet import ResNetV1, ResNetV2
 from cifar_lit.models.depthwise import DepthwiseNet
 from cifar_lit.models.dilated_separable import DilatedSeparableNet
+from cifar_lit.models.plain_cnn import PlainCNN
 from cifar_lit.models.resnet18 import ResNet18
 
-__all__ = ["DepthwiseNet", "DilatedSeparableNet", "ResNet18", "ResNetV1", "ResNetV2"]
+__all__ = ["DepthwiseNet", "DilatedSeparableNet", "PlainCNN", "ResNet18", "ResNetV1", "ResNetV2"]

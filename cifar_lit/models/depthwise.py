@@ -1,7 +1,7 @@
-"""A very small net of depthwise and pointwise convolutions, most of them without padding."""
+"""Very small nets of depthwise and pointwise convolutions, most of them without padding."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -14,14 +14,25 @@ WIDTHS = ((32, 64, 128), (32, 64, 128), (32,))
 DROPOUT = (0.1, 0.2, 0.25)
 BOTTLENECK = 32
 
+# One probability for all blocks of a stage, or one for each of them.
+StageDropout = float | Sequence[float]
+Head = Literal["pointwise", "separable", "separable_relu"]
+
+
+def separable(in_channels: int, out_channels: int, padding: int = 0) -> list[nn.Module]:
+    """A depthwise 3×3 convolution, then a pointwise one; neither has biases."""
+    return [
+        nn.Conv2d(in_channels, in_channels, 3, padding=padding, groups=in_channels, bias=False),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+    ]
+
 
 class DepthwiseBlock(nn.Sequential):
     """Depthwise 3×3, pointwise, ReLU, BN, dropout."""
 
     def __init__(self, in_channels: int, out_channels: int, dropout: float, padding: int = 0) -> None:
         super().__init__(
-            nn.Conv2d(in_channels, in_channels, 3, padding=padding, groups=in_channels, bias=False),
-            nn.Conv2d(in_channels, out_channels, 1, bias=False),
+            *separable(in_channels, out_channels, padding),
             nn.ReLU(),
             nn.BatchNorm2d(out_channels),
             Dropout(dropout),
@@ -44,18 +55,22 @@ class Depthwise(nn.Module):
 
     Args:
         num_classes: Number of logits.
-        widths: Channels of the blocks of each stage.
-        dropout: Probability in [0, 1), a number a stage.
+        widths: Channels of the blocks of each stage; a stage may have none.
+        dropout: Probability in [0, 1), a number a stage or, in a list of its own, a number a block.
+        padded_blocks: How many blocks of the first stage keep the image's size.
+        head: What makes a map of each logit: see `DepthwiseNet`.
 
     Raises:
-        UserError: There is not one dropout a stage.
+        UserError: There is not one dropout a stage, or a list of them does not have one a block.
     """
 
     def __init__(
         self,
         num_classes: int = 10,
         widths: Sequence[Sequence[int]] = WIDTHS,
-        dropout: Sequence[float] = DROPOUT,
+        dropout: Sequence[StageDropout] = DROPOUT,
+        padded_blocks: int = 1,
+        head: Head = "pointwise",
     ) -> None:
         super().__init__()
         if len(widths) != len(dropout):
@@ -63,17 +78,16 @@ class Depthwise(nn.Module):
         self.stages = nn.ModuleList()
         self.transitions = nn.ModuleList()
         channels = 3
-        for i, (stage_widths, p) in enumerate(zip(widths, dropout, strict=True)):
+        for i, (stage_widths, stage_dropout) in enumerate(zip(widths, dropout, strict=True)):
             if i:
                 self.transitions.append(nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(channels, BOTTLENECK, 1, bias=False)))
                 channels = BOTTLENECK
-            blocks = []
-            for j, width in enumerate(stage_widths):
-                # Only the very first block keeps the image's size.
-                blocks.append(DepthwiseBlock(channels, width, p, padding=int(i == j == 0)))
+            stage = nn.Sequential()
+            for j, (width, p) in enumerate(zip(stage_widths, _by_block(stage_dropout, stage_widths), strict=True)):
+                stage.append(DepthwiseBlock(channels, width, p, padding=int(i == 0 and j < padded_blocks)))
                 channels = width
-            self.stages.append(nn.Sequential(*blocks))
-        self.head = nn.Conv2d(channels, num_classes, 1, bias=False)
+            self.stages.append(stage)
+        self.head = _head(head, channels, num_classes)
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -85,27 +99,49 @@ class Depthwise(nn.Module):
         return logits
 
 
+def _by_block(dropout: StageDropout, widths: Sequence[int]) -> Sequence[float]:
+    """A probability for each block of a stage."""
+    if not isinstance(dropout, Sequence):
+        return [dropout] * len(widths)
+    if len(dropout) != len(widths):
+        raise UserError(f"A stage has {len(widths)} widths and {len(dropout)} dropouts: give one dropout a block.")
+    return dropout
+
+
+def _head(kind: Head, in_channels: int, num_classes: int) -> nn.Module:
+    if kind == "pointwise":
+        return nn.Conv2d(in_channels, num_classes, 1, bias=False)
+    layers = separable(in_channels, num_classes)
+    return nn.Sequential(*layers, nn.ReLU()) if kind == "separable_relu" else nn.Sequential(*layers)
+
+
 class DepthwiseNet(Classifier):
     """A net of depthwise and pointwise convolutions; as published 34,427 parameters.
 
     Args:
-        widths: Channels of the blocks of each stage.
-        dropout: Probability in [0, 1), a number a stage.
+        widths: Channels of the blocks of each stage; a stage may have none.
+        dropout: Probability in [0, 1), a number a stage or, in a list of its own, a number a block.
+        padded_blocks: How many blocks of the first stage keep the image's size.
+        head: What makes a map of each logit, which is then averaged: a ``pointwise`` convolution; a depthwise 3×3 one
+            before it (``separable``); a ReLU behind the two (``separable_relu``).
         num_classes: Number of classes; taken from the data on the command line.
         **kwargs: Those of `Classifier`.
 
     Raises:
-        UserError: There is not one dropout a stage.
+        UserError: There is not one dropout a stage, or a list of them does not have one a block.
     """
 
     def __init__(
         self,
         widths: Sequence[Sequence[int]] = WIDTHS,
-        dropout: Sequence[float] = DROPOUT,
+        dropout: Sequence[StageDropout] = DROPOUT,
+        padded_blocks: int = 1,
+        head: Head = "pointwise",
         num_classes: int = 10,
         **kwargs: Any,
     ) -> None:
-        super().__init__(net=Depthwise(num_classes, widths, dropout), num_classes=num_classes, **kwargs)
+        net = Depthwise(num_classes, widths, dropout, padded_blocks, head)
+        super().__init__(net=net, num_classes=num_classes, **kwargs)
 
     @property
     def cam_layer(self) -> nn.Module:

@@ -1,15 +1,33 @@
 """What the published architectures promise: parameters, shapes, and where Grad-CAM looks."""
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from cifar_lit.classifier import Classifier
 from cifar_lit.errors import UserError
-from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNet18, ResNetV1, ResNetV2
+from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, PlainCNN, ResNet18, ResNetV1, ResNetV2
 from cifar_lit.models.dilated_separable import StridedDilatedDepthwise
+
+# R5's siblings.
+SEPARABLE: dict[str, Any] = {
+    "widths": [[32, 64], [32, 64], [32]],
+    "dropout": [0.05, 0.1, 0.15],
+    "padded_blocks": 0,
+    "head": "separable_relu",
+}
+WIDE: dict[str, Any] = {
+    "widths": [[32, 64, 128, 256], [32, 64, 128], []],
+    "dropout": [[0.05, 0.05, 0.1, 0.1], [0.15, 0.15, 0.1], []],
+    "padded_blocks": 2,
+    "head": "separable",
+}
 
 
 def trainable(model: Classifier) -> int:
@@ -32,6 +50,10 @@ def statistics(model: Classifier) -> int:
         (lambda: ResNet18(), 11_173_962, None),
         (lambda: DilatedSeparableNet(), 98_779, None),
         (lambda: DepthwiseNet(), 34_427, 960),
+        # Published with the statistics counted in: 13,019 and 73,275.
+        (lambda: DepthwiseNet(**SEPARABLE), 13_019 - 448, 448),
+        (lambda: DepthwiseNet(**WIDE), 73_275 - 1_408, 1_408),
+        (lambda: PlainCNN(), 1_172_410, 0),
     ],
 )
 def test_parameter_counts(build: Callable[[], Classifier], parameters: int, batchnorm_statistics: int | None) -> None:
@@ -41,7 +63,13 @@ def test_parameter_counts(build: Callable[[], Classifier], parameters: int, batc
         assert statistics(model) == batchnorm_statistics
 
 
-@pytest.mark.parametrize("build", [ResNetV1, ResNetV2, ResNet18, DilatedSeparableNet, DepthwiseNet])
+@pytest.mark.parametrize(
+    "build",
+    [
+        *(ResNetV1, ResNetV2, ResNet18, DilatedSeparableNet, DepthwiseNet, PlainCNN),
+        *(partial(DepthwiseNet, **SEPARABLE), partial(DepthwiseNet, **WIDE)),
+    ],
+)
 @pytest.mark.parametrize("num_classes", [10, 100])
 def test_logits_and_cam_layer(build: Callable[..., Classifier], num_classes: int) -> None:
     model = build(num_classes=num_classes).eval()
@@ -79,3 +107,72 @@ def test_depthwise_net_takes_widths() -> None:
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     with pytest.raises(UserError, match="one dropout a stage"):
         DepthwiseNet(widths=[[64], [64]], dropout=[0.1])
+    with pytest.raises(UserError, match="one dropout a block"):
+        DepthwiseNet(widths=[[64, 64]], dropout=[[0.1]])
+
+
+def sizes_and_channels(model: Classifier) -> list[tuple[int, int]]:
+    """Channels and side of what each pointwise or full convolution gives."""
+    seen: list[tuple[int, int]] = []
+    for module in model.net.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == 1:
+            module.register_forward_hook(lambda _m, _i, out: seen.append((out.shape[1], out.shape[2])))
+    model.eval()(torch.randn(1, 3, 32, 32))
+    return seen
+
+
+def test_published_output_sizes_of_r5s_siblings() -> None:
+    assert sizes_and_channels(DepthwiseNet(**SEPARABLE)) == [
+        *((32, 30), (64, 28), (32, 14)),
+        *((32, 12), (64, 10), (32, 5)),
+        *((32, 3), (10, 1)),
+    ]
+    assert sizes_and_channels(DepthwiseNet(**WIDE)) == [
+        *((32, 32), (64, 32), (128, 30), (256, 28), (32, 14)),
+        *((32, 12), (64, 10), (128, 8), (32, 4)),
+        (10, 2),
+    ]
+    assert sizes_and_channels(PlainCNN()) == [(48, 32), (48, 30), (96, 15), (96, 13), (192, 6), (192, 4)]
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (DepthwiseNet(), [0.1] * 3 + [0.2] * 3 + [0.25]),
+        (DepthwiseNet(**SEPARABLE), [0.05, 0.05, 0.1, 0.1, 0.15]),
+        (DepthwiseNet(**WIDE), [0.05, 0.05, 0.1, 0.1, 0.15, 0.15, 0.1]),
+        (PlainCNN(), [0.25] * 3 + [0.5] * 2),
+    ],
+    ids=["r5", "separable", "wide", "plain"],
+)
+def test_published_dropouts(model: Classifier, expected: list[float]) -> None:
+    assert [module.p for module in model.net.modules() if isinstance(module, nn.Dropout)] == expected
+
+
+def test_heads_of_the_depthwise_net() -> None:
+    images = torch.randn(64, 3, 32, 32)
+    assert (DepthwiseNet(**SEPARABLE)(images) >= 0).all(), "the ReLU stands behind the logits' maps"
+    assert (DepthwiseNet(**WIDE)(images) < 0).any()
+
+
+@pytest.mark.parametrize(("name", "settings"), [("r5_separable", SEPARABLE), ("r5_wide", WIDE)])
+def test_recipes_build_r5s_siblings(name: str, settings: dict[str, Any]) -> None:
+    recipe = Path(__file__).parents[2] / "configs" / "reference" / f"{name}.yaml"
+    arguments = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["init_args"]
+    assert {key: arguments[key] for key in settings} == settings
+
+
+def test_plain_cnn_starts_as_published() -> None:
+    net = PlainCNN().net
+    layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert all(not layer.bias.any() for layer in layers if layer.bias is not None)
+    # Glorot and Bengio 2010: evenly between ±√(6 / (in + out)).
+    bound = (6 / (768 + 512)) ** 0.5
+    weights = net.dense[1].weight
+    assert 0.99 * bound < weights.abs().max().item() <= bound
+    assert weights.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)
+
+
+def test_plain_cnn_says_which_images_it_takes() -> None:
+    with pytest.raises(UserError, match="32×32 pixels, not 48×48"):
+        PlainCNN()(torch.zeros(1, 3, 48, 48))
