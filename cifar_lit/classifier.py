@@ -109,7 +109,10 @@ class Classifier(LightningModule):
         return logits if self.training else logits.clone()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Makes what the network draws (dropout) a function of (seed, epoch, batch, rank) alone."""
+        """Makes what the network draws (dropout) a function of (seed, epoch, batch, rank) alone; begins to count."""
+        if batch_idx == 0:
+            # What a resumed run brought along of an epoch that was over counts for that one alone.
+            self.train_scores.reset()
         # Then a resumed run draws what the uninterrupted one drew, and nothing that ran in between matters.
         run_seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
         seed = hash((run_seed, self.current_epoch, batch_idx, self.global_rank)) & _SEED_MASK
@@ -221,8 +224,7 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a running epoch has counted so far, beside the weights."""
-        if self._trainer is not None and not self.trainer.is_last_batch:
-            checkpoint["train_scores"] = self.train_scores.so_far()
+        checkpoint["train_scores"] = self.train_scores.so_far()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the checkpoint's schedule out of this run's, which may be another: see `on_train_start`."""

@@ -72,6 +72,11 @@ class Scores(nn.Module):
         }
         return {name: metric for name, metric in metrics.items() if metric is not None}
 
+    def reset(self) -> None:
+        """Begins anew."""
+        for metric in self.named().values():
+            metric.reset()
+
     def so_far(self) -> dict[str, dict[str, Tensor]]:
         """What has been counted, for a checkpoint."""
         counted = {}

@@ -10,10 +10,11 @@ from typing import Any
 import albumentations as A
 import pytest
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from cifar_lit.callbacks.checkpoint import BestCheckpoint
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.schedules import OneCycle
@@ -46,6 +47,15 @@ def fit(
     return {name: value.clone() for name, value in (*model.state_dict().items(), *logged.items())}
 
 
+class TrainFigures(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, DepthwiseNet)
+        self.seen += [float(metric.compute()) for metric in pl_module.train_scores.named().values()]
+
+
 def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -68,13 +78,26 @@ def test_number_of_workers_changes_nothing(tmp_path: Path, num_workers: int) -> 
 # None leaves it to the device executor.
 @pytest.mark.parametrize("num_workers", [None, 0, 2])
 @pytest.mark.parametrize("step", [4, 6, 9])
-def test_a_resumed_run_ends_in_the_same_weights_and_figures_to_the_bit(tmp_path: Path, step: int, num_workers: int | None) -> None:
+def test_a_resumed_run_ends_in_the_same_weights_and_figures_to_the_bit(
+    tmp_path: Path, step: int, num_workers: int | None
+) -> None:
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     whole = fit(tmp_path, num_workers=num_workers, callbacks=[keep])
     resumed = fit(
         tmp_path, num_workers=num_workers, ckpt_path=tmp_path / f"step={step}.ckpt", enable_checkpointing=False
     )
     assert_equal(whole, resumed)
+
+
+def test_a_run_resumed_from_behind_validation_logs_the_epoch_whole(tmp_path: Path) -> None:
+    """Saved behind validation, when the epoch's training figures are still to be logged."""
+    keep = BestCheckpoint(
+        dirpath=tmp_path, filename="{epoch}", monitor="val/loss", save_top_k=-1, save_on_train_epoch_end=False
+    )
+    whole, logged = TrainFigures(), TrainFigures()
+    fit(tmp_path, callbacks=[keep, whole])
+    fit(tmp_path, ckpt_path=tmp_path / "epoch=0.ckpt", enable_checkpointing=False, callbacks=[logged])
+    assert logged.seen == whole.seen
 
 
 LAUNCHERS = {

@@ -226,7 +226,11 @@ class ImageDataModule(LightningDataModule):
         if self._statistics[0].device != images.device:
             self._statistics = (self._statistics[0].to(images.device), self._statistics[1].to(images.device))
         mean, std = self._statistics
-        return [(images.permute(0, 3, 1, 2) - mean) / std, *rest]
+        normalised = (images.permute(0, 3, 1, 2) - mean) / std
+        if self.trainer is not None:
+            # To the type of the weights: Lightning has converted the batch before, while it was uint8.
+            normalised = self.trainer.precision_plugin.convert_input(normalised)
+        return [normalised, *rest]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data: class names, normalisation, and how far the epoch has come."""
