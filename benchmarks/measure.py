@@ -1,6 +1,8 @@
-"""What the benchmarks share: alternating measurements, and results that say where and of what they are."""
+"""What the benchmarks share: data, clocks, alternation, and results that say where and of what they are."""
 
+import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -9,12 +11,124 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 
+from cifar_lit.cli import CifarCLI
+from cifar_lit.data import ImageDataModule
+from cifar_lit.data.images import Images
+
+REPOSITORY = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "albumentations", "numpy")
+# Names the commit where what is measured is a copy without git.
+COMMIT_VARIABLE = "CIFAR_LIT_COMMIT"
+
+
+class NoiseDataModule(ImageDataModule):
+    """Random images of CIFAR-10's size and classes: speed does not depend on what an image shows.
+
+    Args:
+        images: Number of training images; there are a fifth as many for testing.
+        **kwargs: Those of `ImageDataModule`.
+    """
+
+    def __init__(self, images: int = 50_000, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.images = images
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Ten digits."""
+        return tuple("0123456789")
+
+    def load(self, split: Literal["train", "test"]) -> Images:
+        """The same noise every time."""
+        count = self.images if split == "train" else self.images // 5
+        rng = np.random.default_rng(count)
+        return Images(rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 10)
+
+
+class Clock(Callback):
+    """Times a run: its epochs, each from its start to the end of its last step, the whole of `fit`, and a test.
+
+    Attributes:
+        images: Of each epoch.
+        epochs: Seconds of each epoch, without what follows its last step.
+        pauses: Seconds between the last step of an epoch and the next epoch: validation, checkpoints, metrics.
+        fit: Seconds of training with all of that, from when data and model are there.
+        test: Seconds of testing, to the end of its last step: before what panels draw.
+    """
+
+    def __init__(self) -> None:
+        self.images: list[int] = []
+        self.epochs: list[float] = []
+        self.pauses: list[float] = []
+        self.fit = self.test = 0.0
+        self._begun = self._epoch_begun = self._epoch_ended = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts."""
+        self._begun = now()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts an epoch."""
+        self._epoch_begun = now()
+        if self.images:
+            self.pauses.append(self._epoch_begun - self._epoch_ended)
+        self.images.append(0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts images, and stops behind the last step."""
+        self.images[-1] += len(batch[0])
+        if trainer.is_last_batch:
+            self._epoch_ended = now()
+            self.epochs.append(self._epoch_ended - self._epoch_begun)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops."""
+        self.fit = now() - self._begun
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts."""
+        self._begun = now()
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        """Stops, unless another step follows."""
+        self.test = now() - self._begun
+
+
+def now() -> float:
+    """Seconds, read when the GPU has done what it was given to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def run(*arguments: str) -> tuple[CifarCLI, Clock]:
+    """Runs a command of the command line in this process, with a clock."""
+    cli = CifarCLI([*arguments, "--trainer.callbacks+=benchmarks.measure.Clock"])
+    return cli, next(c for c in cli.trainer.callbacks if isinstance(c, Clock))  # type: ignore[attr-defined]
+
+
+def images_of(folder: str | None) -> list[str]:
+    """The options that put the images of a folder in the place of a recipe's data; none without a folder."""
+    return ["--data=ImageFolderDataModule", f"--data.root={Path(folder).resolve()}"] if folder else []
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the option that all share."""
+    # Abbreviations would take options away from `fit`.
+    new = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    new.add_argument("--output", type=Path, default=RESULTS, help="folder for the result")
+    return new
 
 
 def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -53,19 +167,22 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that was measured, with ``+`` behind it where the tree had changes."""
+    """The commit that was measured, with ``+`` behind it where anything but results had changed."""
+    if COMMIT_VARIABLE in os.environ:
+        return os.environ[COMMIT_VARIABLE]
 
     def git(*args: str) -> str:
-        done = subprocess.run(["git", *args], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *args], cwd=REPOSITORY, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changes else "")
 
 
-def save(name: str, figures: Mapping[str, Any]) -> Path:
-    """Writes ``results/<name>.json``: the figures, the command, machine, versions and commit."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def save(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Writes ``<name>.json``: the figures, the command, machine, versions and commit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
     record = {
         "command": command,

@@ -13,13 +13,18 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 # Imported so that YAML and the command line can name what they hold without its module.
+import cifar_lit.callbacks.averaging
 import cifar_lit.data
 import cifar_lit.models
+import cifar_lit.optimizers
 import cifar_lit.schedules  # noqa: F401
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from cifar_lit.callbacks.confusion import ConfusionPanel
 from cifar_lit.callbacks.curves import Curves
 from cifar_lit.callbacks.finite_loss import FiniteLoss
+from cifar_lit.callbacks.gradcam import GradCamPanel
 from cifar_lit.callbacks.layers import LayerPanel
+from cifar_lit.callbacks.misclassified import MisclassifiedPanel
 from cifar_lit.callbacks.predictions import PredictionTable
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.callbacks.provenance import Provenance
@@ -32,8 +37,9 @@ from cifar_lit.precision import choose_precision
 from cifar_lit.runs import BEST, LOGS, find_checkpoint, load_checkpoint, recipe_name, run_of, with_own_config
 from cifar_lit.trainer import CifarTrainer
 
-RUNS_A_CHECKPOINT = ("validate", "test", "predict")
+RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
+PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusion": ConfusionPanel}
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
 
@@ -87,12 +93,15 @@ class CifarCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Lightning's four commands and ours, with the arguments that the CLI itself provides."""
-        return {**LightningCLI.subcommands(), "summary": {"model", "datamodule"}}
+        ours = {command: {"model", "datamodule"} for command in ("summary", "explain", "export")}
+        return {**LightningCLI.subcommands(), **ours}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds ``--checkpoint.*`` and other callbacks', and lets the data tell the model its number of classes."""
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(FiniteLoss, "finite_loss")
+        for name, panel in PANELS.items():
+            parser.add_lightning_class_args(panel, name)
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     @property
@@ -144,17 +153,19 @@ class CifarCLI(LightningCLI):
             and str(self._settings.model.class_path).startswith("cifar_lit.")
         ):
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
-        if self.subcommand == "summary":
-            trainer.logger = trainer.enable_checkpointing = trainer.enable_progress_bar = False
+        if self.subcommand in ("summary", "explain", "export"):
+            # They run in one process; only `fit` and what measures it is worth several.
+            trainer.logger, trainer.enable_checkpointing, trainer.devices = False, False, 1
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Adds what every run has: progress, curves, checkpoints, and TensorBoard unless there is another logger."""
         config = self._get(self.config_init, "trainer")
-        if config.precision is None and self.subcommand != "summary":
+        if config.precision is None and self.subcommand not in ("summary", "export"):
             # Not among the saved settings: another machine is to choose for itself.
             config.precision, reason = choose_precision(config.accelerator)
             say(f"Precision {config.precision}: {reason} (--trainer.precision changes it)")
         callbacks: list[Callback] = [Curves(), LayerPanel(), Stops(), self._get(self.config_init, "finite_loss")]
+        callbacks += [self._get(self.config_init, name) for name in PANELS]
         if config.enable_progress_bar is not False:
             callbacks.append(EpochProgress())
         if config.enable_checkpointing is not False:

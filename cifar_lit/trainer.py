@@ -1,10 +1,18 @@
 """Lightning's Trainer, with the further commands of the command line as methods."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
+from cifar_lit.commands import explain as explaining
+from cifar_lit.commands import export as exporting
+from cifar_lit.commands.evaluation import load_weights, preprocessing_in
+from cifar_lit.commands.pictures import FORMATS, predict_pictures
 from cifar_lit.commands.summary import Format, summarize
+from cifar_lit.data.image_folder import decode
+from cifar_lit.runs import run_of
 
 
 class CifarTrainer(Trainer):
@@ -31,4 +39,103 @@ class CifarTrainer(Trainer):
             min_receptive_field: Least receptive field in pixels; less ends the command with exit code 1.
             ckpt_path: A checkpoint whose run's settings to take, where no --config is given.
         """
-        summarize(model, getattr(datamodule, "image_size", 32), format, output, max_params, min_receptive_field)
+        summarize(model, _image_size(datamodule), format, output, max_params, min_receptive_field)
+
+    def explain(
+        self,
+        model: LightningModule,
+        ckpt_path: str,
+        datamodule: LightningDataModule | None = None,
+        output_dir: Path | None = None,
+        method: str = "GradCAM",
+        limit: int = explaining.SHOWN,
+    ) -> None:
+        """Writes a page about a trained network's errors on the test split, with figures, a table and metrics.
+
+        Args:
+            model: The model.
+            ckpt_path: Its checkpoint: a file, or best or last of the newest run; by default best.
+            datamodule: The data.
+            output_dir: Folder to write to; by default explain in the run's folder.
+            method: Of drawing where the network looks, by grad-cam's name for it, such as GradCAM or HiResCAM.
+            limit: Most errors that the page shows.
+        """
+        checkpoint = Path(ckpt_path)
+        explaining.explain(
+            self, model, datamodule, checkpoint, output_dir or _beside(checkpoint, "explain"), method, limit
+        )
+
+    def export(
+        self,
+        model: LightningModule,
+        ckpt_path: str,
+        datamodule: LightningDataModule | None = None,
+        output_dir: Path | None = None,
+        format: exporting.Format = "both",
+    ) -> None:
+        """Writes a trained network as ONNX and torch.export, and checks both against the checkpoint on test images.
+
+        They take pixels, uint8 (N, H, W, 3), RGB, and give logits, float32 (N, num_classes).
+
+        Args:
+            model: The model.
+            ckpt_path: Its checkpoint: a file, or best or last of the newest run; by default best.
+            datamodule: The data, for the check.
+            output_dir: Folder to write to; by default export in the run's folder.
+            format: onnx, torch, or both.
+        """
+        checkpoint = Path(ckpt_path)
+        exporting.export(model, datamodule, checkpoint, output_dir or _beside(checkpoint, "export"), format)
+
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+        images: Path | None = None,
+        overlays: bool = False,
+        output_dir: Path | None = None,
+    ) -> Any:
+        """Predicts the test images, or one's own pictures.
+
+        Args:
+            model: The model.
+            dataloaders: Batches, instead of a data module.
+            datamodule: The data.
+            return_predictions: Return them; by default so where one process runs.
+            ckpt_path: The checkpoint: a file, or best or last of the newest run; by default best.
+            weights_only: Load it as data alone.
+            images: A folder of pictures to predict instead of the test images.
+            overlays: Also write each picture with Grad-CAM of what was predicted.
+            output_dir: Folder for the predictions of pictures; by default pictures in the run's folder.
+        """
+        if images is None:
+            return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
+        assert model is not None
+        assert ckpt_path is not None
+        checkpoint = Path(ckpt_path)
+        folder = output_dir or _beside(checkpoint, "pictures")
+        class_names, normalize = preprocessing_in(load_weights(model, checkpoint), checkpoint)
+        read = partial(decode, size=_image_size(datamodule), formats=FORMATS)
+        predict_pictures(
+            model,
+            read,
+            normalize,
+            images,
+            folder / "predictions.csv",
+            class_names,
+            folder / "overlays" if overlays else None,
+        )
+        return None
+
+
+def _image_size(datamodule: LightningDataModule | None) -> int:
+    return int(getattr(datamodule, "image_size", 32))
+
+
+def _beside(checkpoint: Path, name: str) -> Path:
+    """A folder of that name in the run's folder; in the working directory where the checkpoint stands in no run."""
+    return (run_of(checkpoint) or Path()) / name

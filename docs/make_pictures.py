@@ -1,6 +1,6 @@
-"""Makes the README's picture: TensorBoard after ``configs/quickstart.yaml``, in headless Chromium.
+"""Makes the README's pictures from a run of ``configs/quickstart.yaml``: TensorBoard's pages, and the report.
 
-python docs/make_pictures.py            # needs chromium on the PATH
+pip install -c constraints.txt -e ".[test]" && python docs/make_pictures.py     # needs chromium on the PATH
 """
 
 import shutil
@@ -12,10 +12,12 @@ import time
 import urllib.request
 from pathlib import Path
 
+from playwright.sync_api import Browser, sync_playwright
+
 DOCS = Path(__file__).parent
-SIZE = (1280, 900)
-# Seconds that TensorBoard may take to answer.
-PATIENCE = 60
+WIDTH, HEIGHT = 1280, 900
+# Seconds that TensorBoard may take to answer, and then to draw.
+PATIENCE, DRAWING = 60, 12
 
 
 def free_port() -> int:
@@ -25,29 +27,35 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def screenshot(url: str, path: Path, folder: Path) -> None:
-    """Saves what Chromium shows of a page that draws itself."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        sys.exit("There is no chromium: install it (Debian: apt-get install chromium).")
-    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
-    profile = f"--user-data-dir={folder / 'profile'}"
-    window = f"--window-size={SIZE[0]},{SIZE[1]}"
-    # Virtual time lets the page's timers and animations run out before the picture is taken.
-    subprocess.run(
-        [chromium, *quiet, profile, window, "--virtual-time-budget=30000", f"--screenshot={path}", url], check=True
-    )
+def cifar_lit(folder: Path, *args: str) -> None:
+    """Runs a command as its user would."""
+    subprocess.run([sys.executable, "-m", "cifar_lit", *args], cwd=folder, check=True)
+
+
+def screenshot(browser: Browser, url: str, path: Path, seconds: float, height: int = HEIGHT) -> None:
+    """Saves what a page shows once it has drawn itself."""
+    page = browser.new_page(viewport={"width": WIDTH, "height": height})
+    page.goto(url)
+    page.wait_for_timeout(1000 * seconds)
+    page.screenshot(path=path)
+    page.close()
 
 
 def main() -> None:
-    """Runs the quickstart, starts TensorBoard on it and takes its picture."""
-    with tempfile.TemporaryDirectory() as name:
+    """Runs the quickstart and `explain`, and takes pictures of what they leave."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        sys.exit("There is no chromium: install it (Debian: apt-get install chromium).")
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        recipe = DOCS.parent / "configs" / "quickstart.yaml"
-        subprocess.run([sys.executable, "-m", "cifar_lit", "fit", "--config", str(recipe)], cwd=folder, check=True)
+        cifar_lit(folder, "fit", "--config", str(DOCS.parent / "configs" / "quickstart.yaml"))
+        cifar_lit(folder, "explain", "--output_dir", str(folder / "explain"))
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        screenshot(browser, (folder / "explain" / "report.html").as_uri(), DOCS / "report.png", 1, height=1700)
         port = free_port()
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", "lightning_logs", "--port", str(port)]
-        board = subprocess.Popen([*command, "--host", "127.0.0.1", "--load_fast=false"], cwd=folder)
+        options = ["--host", "127.0.0.1", "--load_fast=false", "--samples_per_plugin", "images=100"]
+        board = subprocess.Popen([*command, *options], cwd=folder)
         try:
             url = f"http://127.0.0.1:{port}/"
             for _ in range(PATIENCE):
@@ -58,9 +66,11 @@ def main() -> None:
                     time.sleep(1)
             # Time to read the run's files.
             time.sleep(5)
-            screenshot(f"{url}#scalars&_smoothingWeight=0", DOCS / "tensorboard.png", folder)
+            screenshot(browser, f"{url}#scalars&_smoothingWeight=0", DOCS / "tensorboard.png", DRAWING)
+            screenshot(browser, f"{url}#images", DOCS / "panels.png", DRAWING, height=1500)
         finally:
             board.terminate()
+            browser.close()
 
 
 if __name__ == "__main__":

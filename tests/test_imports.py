@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "explain": {"errors"},
     "callbacks": {"explain", "logger", *FOUNDATIONS},
     "commands": {"explain", *FOUNDATIONS},
-    "trainer": {"commands", *FOUNDATIONS},
+    "trainer": {"commands", "data", *FOUNDATIONS},
     "checkpoint_io": {"errors"},
     "cli": {
         "trainer",

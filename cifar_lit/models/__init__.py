@@ -5,5 +5,6 @@ from cifar_lit.models.depthwise import DepthwiseNet
 from cifar_lit.models.dilated_separable import DilatedSeparableNet
 from cifar_lit.models.plain_cnn import PlainCNN
 from cifar_lit.models.resnet18 import ResNet18
+from cifar_lit.models.speed import SpeedNet
 
-__all__ = ["DepthwiseNet", "DilatedSeparableNet", "PlainCNN", "ResNet18", "ResNetV1", "ResNetV2"]
+__all__ = ["DepthwiseNet", "DilatedSeparableNet", "PlainCNN", "ResNet18", "ResNetV1", "ResNetV2", "SpeedNet"]

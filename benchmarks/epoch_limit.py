@@ -1,0 +1,166 @@
+"""Seconds that `fit` takes for an epoch of 50,000 images, beside the least that this machine could take.
+
+    python -m benchmarks.epoch_limit [RECIPE …] [--all] [--steps 24] [--epochs 2] [--data.batch_size=2048 …]
+
+Options that are not its own go to `fit`. The images are noise. On a CPU an epoch is extrapolated from a few dozen
+steps. The first epoch warms up and does not count.
+
+The least is the larger of two times: multiply-adds at the machine's own speed of multiplying matrices, and bytes at its
+own speed of copying memory, both measured. Forwards a network does the multiply-adds of `summary`, backwards twice as
+many. The bytes are those of a network whose layers run one after another, each as one pass over its maps, the
+activation functions for nothing (`traffic`). Where caches hold a whole batch, less is possible.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import REPOSITORY, now, parser, run, save
+from cifar_lit.console import hush_libraries
+from cifar_lit.explain.layers import LayerTable, network_table
+
+CONFIGS = REPOSITORY / "configs"
+DEFAULT = ("resnet20", "resnet18", "dilated_separable", "depthwise", "speed")
+EPOCH = 50_000
+DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
+# A matrix's side and a copy's bytes: large enough for the device's full speed, and beyond its caches.
+SIDE = {"cpu": 2048, "cuda": 8192}
+COPY = {"cpu": 2**28, "cuda": 2**31}
+REPEATS = 10
+# Forwards twice the multiply-adds of a layer; backwards the same for its input and again for its weights.
+OPERATIONS_A_MULTIPLY_ADD = 2 * 3
+# A weight is read forwards and backwards; its gradient is written; SGD reads gradient, weight and momentum, and writes
+# weight and momentum. All in float32.
+BYTES_A_PARAMETER = 4 * 8
+
+
+def traffic(table: LayerTable) -> int:
+    """How many numbers of feature maps a training step moves for an image, between memory and processor.
+
+    - A convolution or a linear layer reads its input forwards, and again for the gradient of its weights, and writes
+      the gradient of its input. It writes its output, and reads that one's gradient for weights and for input.
+    - BatchNorm reads its input for the statistics and again to normalise, and writes. Backwards it reads input and
+      gradient for the sums, and both again for the gradient that it writes.
+    - A sum, joined to what comes before it, reads the other summand forwards and the other gradient backwards.
+    - Pooling reads and writes, in both directions.
+    """
+    numbers, last = 0, _numel(table.input_size)
+    for row in table.rows:
+        size = _numel(row.output_size)
+        if "Conv" in row.kind or "Linear" in row.kind:
+            numbers += 3 * last + 3 * size
+        elif "Norm" in row.kind:
+            numbers += 8 * size
+        elif "Pool" in row.kind:
+            numbers += 2 * last + 2 * size
+        elif row.kind == "Add":
+            numbers += 2 * size
+        last = size
+    return numbers
+
+
+def _numel(size: Sequence[int]) -> int:
+    return torch.Size(size).numel()
+
+
+def operations_a_second(device: torch.device, dtype: torch.dtype) -> float:
+    """The machine's speed of multiplying matrices of random numbers, in floating-point operations a second."""
+    side = SIDE[device.type]
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / _median_seconds(lambda: a @ b)
+
+
+def bytes_a_second(device: torch.device) -> float:
+    """The machine's speed of copying memory: bytes read and bytes written."""
+    source = torch.randint(256, (COPY[device.type],), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / _median_seconds(lambda: target.copy_(source))
+
+
+def _median_seconds(work: Callable[[], Tensor]) -> float:
+    seconds = []
+    for _ in range(REPEATS + 1):
+        begun = now()
+        work()
+        seconds.append(now() - begun)
+    return statistics.median(seconds[1:])
+
+
+def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int, images: int) -> dict[str, Any]:
+    """What an epoch of a recipe takes, and the least that it could.
+
+    Args:
+        recipe: Its name in configs/.
+        further: Options for `fit`.
+        steps: Steps of a measured epoch; None for all.
+        epochs: Including the first, which does not count.
+        images: In the data set.
+    """
+    data = ["--data=benchmarks.measure.NoiseDataModule", f"--data.images={images}", "--data.val_size=0"]
+    length = [f"--trainer.max_epochs={epochs}", "--trainer.limit_val_batches=0"]
+    length += [f"--trainer.limit_train_batches={steps}"] if steps is not None else []
+    with tempfile.TemporaryDirectory() as folder:
+        root = f"--trainer.default_root_dir={folder}"
+        cli, clock = run("fit", f"--config={CONFIGS / recipe}.yaml", *data, *length, root, *further)
+    rates = [seconds / seen for seconds, seen in zip(clock.epochs[1:], clock.images[1:], strict=True)]
+    device, dtype = cli.trainer.strategy.root_device, DTYPES[cli.trainer.precision]
+    table, batch_size = network_table(cli.model, 32), cli.datamodule.batch_size
+    operations, copied = operations_a_second(device, dtype), bytes_a_second(device)
+    parameters = EPOCH / batch_size * BYTES_A_PARAMETER * table.trainable_parameters
+    needed = {
+        "compute": EPOCH * OPERATIONS_A_MULTIPLY_ADD * table.macs / operations,
+        "memory": (EPOCH * traffic(table) * dtype.itemsize + parameters) / copied,
+    }
+    bound = max(needed, key=lambda name: needed[name])
+    seconds = EPOCH * statistics.median(rates)
+    return {
+        "seconds": round(seconds, 3),
+        "limit": round(needed[bound], 4),
+        "ratio": round(seconds / needed[bound], 2),
+        "bound": bound,
+        # Checkpoints and metrics; without validation.
+        "pause_between_epochs": round(statistics.median(clock.pauses), 3),
+        "compute_seconds": round(needed["compute"], 4),
+        "memory_seconds": round(needed["memory"], 4),
+        "machine_tflops": round(operations / 1e12, 3),
+        "machine_gb_a_second": round(copied / 1e9, 1),
+        "batch_size": batch_size,
+        "precision": cli.trainer.precision,
+        "further_options": list(further),
+    }
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measures and writes ``results/epoch_limit-<device>.json``."""
+    on_gpu = torch.cuda.is_available()
+    options = parser(__doc__)
+    options.add_argument("recipes", nargs="*", default=DEFAULT, help="names in configs/")
+    options.add_argument("--all", action="store_true", help="all recipes but the reference ones")
+    options.add_argument("--steps", type=int, default=None if on_gpu else 24, help="steps of an epoch; on a GPU all")
+    options.add_argument("--epochs", type=int, default=6 if on_gpu else 2, help="including one that warms up")
+    options.add_argument("--images", type=int, default=EPOCH, help="in the data set")
+    given, further = options.parse_known_args(args)
+    hush_libraries()
+    recipes = sorted(path.stem for path in CONFIGS.glob("*.yaml")) if given.all else given.recipes
+    figures = {}
+    for recipe in recipes:
+        row = figures[recipe] = measure(recipe, further, given.steps, given.epochs, given.images)
+        print(
+            f"{recipe}: {row['seconds']} s, limit {row['limit']} s ({row['bound']}), {row['ratio']} times", flush=True
+        )
+    save(
+        f"epoch_limit-{'cuda' if on_gpu else 'cpu'}",
+        {
+            "what": f"seconds an epoch of {EPOCH:,} images in `fit`, and the least by compute or memory",
+            "recipes": figures,
+        },
+        given.output,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""All that concerns a GPU, in one command of a few minutes and one result.
+
+    python -m benchmarks.gpu --data_root FOLDER [--airbench airbench94_muon.py] [--minutes 8.5] [--seeds 5] [--jobs 4]
+                             [--parts PART …] [--output FOLDER] [FIT OPTIONS]
+    python -m benchmarks.gpu --tiny        tries it out, on any machine
+
+Each part is a process of its own: what fails or takes too long is noted, and the next one begins. The result is
+written after each. FIT OPTIONS go to the runs of `accuracy`.
+
+- input_pipeline, training_loop: as the benchmarks of these names.
+- epochs: seconds an epoch of 50,000 images in steady state, as `benchmarks.epoch_limit`.
+- airbench: the program of that name (https://github.com/KellerJordan/cifar10-airbench), unchanged, on the same images.
+  Its clock runs from the whitening of the first layer to the last view at test time, without compiling and without
+  the evaluations in between.
+- speed: configs/speed.yaml, in a process that has run it once before, without log and checkpoints, which airbench does
+  not write either. Its clock, too, runs from the whitening to the last view at test time.
+- accuracy: of recipes after the last epoch, several runs at a time, for as long as there is time.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_parts import PARTS, TINY, Settings, Sizes, summary
+from benchmarks.measure import parser, save
+from cifar_lit.console import hush_libraries
+
+# Characters of an error that are kept.
+ERROR_LENGTH = 2000
+
+
+def start(part: str, share: int, arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Starts a part, which writes its figures and its errors to files in the folder."""
+    stem = folder / f"{part}-{share}"
+    mine = ["--part", part, "--share", str(share), "--figures", f"{stem}.json"]
+    with Path(f"{stem}.err").open("wb") as errors:
+        # A session of its own, so that all that it starts can be ended with it.
+        command = [sys.executable, "-m", "benchmarks.gpu", *arguments, *mine]
+        return subprocess.Popen(command, stderr=errors, start_new_session=True)
+
+
+def outcome(process: subprocess.Popen[bytes], part: str, share: int, deadline: float, folder: Path) -> dict[str, Any]:
+    """The figures of a part when it has ended or its time is up, with what went wrong."""
+    error = None
+    try:
+        if process.wait(max(deadline - time.monotonic(), 0)):
+            error = (folder / f"{part}-{share}.err").read_text(encoding="utf-8", errors="replace")[-ERROR_LENGTH:]
+    except subprocess.TimeoutExpired:
+        error = "its time was up"
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    written = folder / f"{part}-{share}.json"
+    figures: dict[str, Any] = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+    return {**figures, "error": error} if error else figures
+
+
+def run_part(part: str, jobs: int, arguments: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Runs a part in one process, or in several at a time.
+
+    Args:
+        part: Its name.
+        jobs: Number of processes.
+        arguments: Of this program.
+        seconds: That it may take.
+
+    Returns:
+        Its figures.
+    """
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        processes = [start(part, share, arguments, folder) for share in range(jobs)]
+        figures = [outcome(process, part, i, begun + seconds, folder) for i, process in enumerate(processes)]
+    merged = figures[0] if jobs == 1 else by_recipe(figures)
+    return {**merged, "seconds_for_this_part": round(time.monotonic() - begun, 1)}
+
+
+def by_recipe(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What several jobs found, recipe by recipe over all their seeds, and their errors."""
+    runs: dict[str, dict[str, dict[str, float]]] = {}
+    errors = [own.pop("error") for own in figures if "error" in own]
+    for own in figures:
+        for recipe, seeds in own.items():
+            runs.setdefault(recipe, {}).update(seeds)
+    merged: dict[str, Any] = {}
+    for recipe, seeds in runs.items():
+        names = next(iter(seeds.values()), {})
+        merged[recipe] = {
+            "seeds": [int(seed) for seed in seeds],
+            **summary(**{n: [run[n] for run in seeds.values()] for n in names}),
+        }
+    return {**merged, "errors": errors} if errors else merged
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measures and writes ``gpu-<name of the GPU>.json``."""
+    options = parser(__doc__)
+    options.add_argument("--data_root", help="folder with train/<class>/ and test/<class>/")
+    options.add_argument("--airbench", type=Path, help="airbench94_muon.py")
+    options.add_argument("--minutes", type=float, default=8.5, help="for everything")
+    options.add_argument("--seeds", type=int, default=5, help="of what is trained to its end")
+    options.add_argument("--jobs", type=int, default=4, help="runs at a time where time is not measured")
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    options.add_argument("--tiny", action="store_true", help="only try it out")
+    for name in ("--part", "--share", "--figures"):
+        options.add_argument(name, help="for this program itself, which starts a process for each part")
+    given, further = options.parse_known_args(args)
+    if given.data_root is None and not given.tiny:
+        options.error("give --data_root, or --tiny")
+    hush_libraries()
+    sizes = TINY if given.tiny else Sizes()
+    settings = Settings(given.data_root, given.airbench, given.seeds, given.jobs, sizes, tuple(further))
+    if given.part is not None:
+        measure, _ = PARTS[given.part]
+        for figures in measure(settings, int(given.share)):
+            whole = Path(f"{given.figures}.new")
+            whole.write_text(json.dumps(figures), encoding="utf-8")
+            # The process may be ended at any moment.
+            whole.replace(given.figures)
+        return
+    arguments, end = sys.argv[1:] if args is None else args, time.monotonic() + 60 * given.minutes
+    device = torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is_available() else "cpu"
+    result: dict[str, Any] = {"what": "speeds, seconds and accuracies by part; see benchmarks/gpu.py"}
+    for part in given.parts:
+        seconds = min(PARTS[part][1], end - time.monotonic())
+        print(f"{part}: {seconds:.0f} s at most", flush=True)
+        result[part] = run_part(part, given.jobs if part == "accuracy" else 1, arguments, seconds)
+        save(f"gpu-{device}", result, given.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""The parts of `benchmarks.gpu`."""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import epoch_limit, input_pipeline, training_loop
+from benchmarks.measure import REPOSITORY, NoiseDataModule, images_of, run
+from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
+from cifar_lit.data import ImageDataModule, ImageFolderDataModule
+
+CONFIGS = REPOSITORY / "configs"
+ACCURACY_OF = ("resnet20", "resnet18", "dilated_separable", "depthwise")
+# Batches of one size only: then a compiled network is one CUDA graph.
+ALIKE = ("--data.drop_last=true", "--trainer.benchmark=true")
+# What is compared with a program that writes none.
+WITHOUT_FILES = ("--trainer.logger=false", "--trainer.enable_checkpointing=false")
+GRAPHS = "--model.compile_mode=reduce-overhead"
+EPOCHS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
+    "speed": ("speed", ()),
+    "resnet20, batch 128": ("resnet20", ()),
+    "resnet20, batch 2048": ("resnet20", ("--data.batch_size=2048", *ALIKE)),
+    "resnet20, batch 1024, compiled": ("resnet20", ("--data.batch_size=1024", GRAPHS, *ALIKE)),
+    "resnet18, batch 512": ("resnet18", ("--data.batch_size=512", *ALIKE)),
+    "resnet18, batch 512, compiled": ("resnet18", ("--data.batch_size=512", GRAPHS, *ALIKE)),
+}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        pipeline: Images, rounds and least seconds of `input_pipeline`.
+        loops: Batch sizes and steps of `training_loop`.
+        rounds: Of `training_loop`.
+        epochs: Steps (None for all) and number of epochs of `epochs`.
+        images: Of noise, where no folder is given.
+        every: Options for every run.
+        whole: Further ones for a run to its end.
+    """
+
+    pipeline: tuple[int, int, float] = (10_000, 3, 0.5)
+    loops: tuple[tuple[int, int], ...] = ((128, 300), (1024, 35))
+    rounds: int = 3
+    epochs: tuple[int | None, int] = (None, 5)
+    images: int = 50_000
+    every: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+
+
+TINY = Sizes(
+    pipeline=(16, 1, 0.01),
+    loops=((4, 2),),
+    rounds=1,
+    epochs=(1, 2),
+    images=100,
+    every=("--data.batch_size=4", "--model.compile_mode=none"),
+    whole=("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_test_batches=1"),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `benchmarks.gpu` was asked for.
+
+    Attributes:
+        data_root: A folder of images; None for noise.
+        airbench: The program; None to leave it out.
+        seeds: Of everything that is run to its end.
+        jobs: How many runs of `accuracy` share the GPU.
+        sizes: How much is measured.
+        further: Options for the runs of `accuracy`.
+    """
+
+    data_root: str | None
+    airbench: Path | None
+    seeds: int
+    jobs: int
+    sizes: Sizes
+    further: tuple[str, ...]
+
+    @property
+    def data(self) -> list[str]:
+        """Options for the data."""
+        noise = ["--data=benchmarks.measure.NoiseDataModule", f"--data.images={self.sizes.images}"]
+        return images_of(self.data_root) or noise
+
+
+# A part gives its figures again and again, each time with more in them.
+Part = Iterator[dict[str, Any]]
+
+
+def of_input_pipeline(given: Settings, share: int) -> Part:
+    """`benchmarks.input_pipeline`."""
+    images, rounds, seconds = given.sizes.pipeline
+    yield input_pipeline.measure(images, 128, rounds, seconds)
+
+
+def of_training_loop(given: Settings, share: int) -> Part:
+    """`benchmarks.training_loop` at several batch sizes."""
+    figures = {}
+    for batch_size, steps in given.sizes.loops:
+        figures[f"batch {batch_size}"] = training_loop.measure(given.data, given.sizes.rounds, batch_size, steps)
+        yield figures
+
+
+def of_epochs(given: Settings, share: int) -> Part:
+    """`benchmarks.epoch_limit` of several ways to run a recipe."""
+    figures = {}
+    for name, (recipe, options) in EPOCHS_OF.items():
+        further = [*options, *given.sizes.every]
+        figures[name] = epoch_limit.measure(recipe, further, *given.sizes.epochs, given.sizes.images)
+        print(name, figures[name], flush=True)
+        yield figures
+
+
+def write_for_airbench(data: ImageDataModule, folder: Path) -> None:
+    """Writes the images as the files that airbench makes of torchvision's CIFAR10."""
+    data.prepare_data()
+    folder.mkdir()
+    for split in ("train", "test"):
+        images = data.load(split)
+        # It whitens by the first images, and a folder's come class by class.
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        tensors = {"images": torch.from_numpy(images.pixels)[order], "labels": torch.from_numpy(images.labels)[order]}
+        torch.save({**tensors, "classes": list(data.class_names)}, folder / f"{split}.pt")
+
+
+def of_airbench(given: Settings, share: int) -> Part:
+    """The program's seconds and accuracies, until it has done as many runs as there are to be."""
+    if given.airbench is None:
+        yield {"left_out": "no --airbench was given"}
+        return
+    data = ImageFolderDataModule(given.data_root) if given.data_root else NoiseDataModule(given.sizes.images)
+    runs: list[tuple[float, float, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_for_airbench(data, Path(folder, "cifar10"))
+        command = [sys.executable, "-u", str(given.airbench.resolve())]
+        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                cells = [cell.strip() for cell in line.split("|")]
+                if len(cells) != 8 or cells[2] != "eval":
+                    continue
+                runs.append((float(cells[6]), 100 * float(cells[4]), 100 * float(cells[5])))
+                print("airbench", runs[-1], flush=True)
+                # The first run compiles, and trains on random labels.
+                seconds, accuracy, with_views = zip(*runs[1:], strict=True) if runs[1:] else ((), (), ())
+                yield summary(seconds=seconds, accuracy=accuracy, accuracy_with_views=with_views)
+                if len(runs) > given.seeds:
+                    process.terminate()
+                    break
+    if len(runs) <= given.seeds:
+        raise RuntimeError(f"airbench ended with exit code {process.returncode} after {len(runs)} runs")
+
+
+def summary(**values: Sequence[float]) -> dict[str, Any]:
+    """Values by seed, with their mean, and the median of seconds."""
+    figures: dict[str, Any] = {name: [round(value, 3) for value in listed] for name, listed in values.items()}
+    for name, listed in values.items():
+        if listed:
+            middle = ("median", statistics.median) if "seconds" in name else ("mean", statistics.mean)
+            figures[f"{middle[0]}_{name}"] = round(middle[1](listed), 3)
+    return figures
+
+
+def train_and_test(given: Settings, recipe: str, seed: int, *further: str) -> dict[str, float]:
+    """Seconds of training and of testing, and accuracies in percent after the last epoch."""
+    options = [*given.data, *WITHOUT_VALIDATION, *WITHOUT_FILES, *given.sizes.every, *given.sizes.whole, *further]
+    cli, clock = run("fit", f"--config={CONFIGS / recipe}.yaml", f"--seed_everything={seed}", *options)
+    (metrics,) = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    shown = {name.removeprefix("test/"): 100 * value for name, value in metrics.items() if "accuracy" in name}
+    return {"seconds": clock.fit + clock.test, "fit_seconds": clock.fit, "test_seconds": clock.test, **shown}
+
+
+def of_speed(given: Settings, share: int) -> Part:
+    """configs/speed.yaml over seeds, after a run that warms up."""
+    train_and_test(given, "speed", given.seeds)
+    runs = []
+    for seed in range(given.seeds):
+        runs.append(train_and_test(given, "speed", seed))
+        print("speed", runs[-1], flush=True)
+        yield summary(**{name: [figures[name] for figures in runs] for name in runs[0]})
+
+
+def of_accuracy(given: Settings, share: int) -> Part:
+    """Recipes over this job's share of the seeds."""
+    runs: dict[str, dict[int, dict[str, float]]] = {recipe: {} for recipe in ACCURACY_OF}
+    for seed in range(share, given.seeds, given.jobs):
+        for recipe in ACCURACY_OF:
+            runs[recipe][seed] = train_and_test(given, recipe, seed, *given.further)
+            print(recipe, seed, runs[recipe][seed], flush=True)
+            yield runs
+
+
+# What a part does, and how many seconds it may take.
+PARTS: dict[str, tuple[Callable[[Settings, int], Part], float]] = {
+    "input_pipeline": (of_input_pipeline, 60),
+    "training_loop": (of_training_loop, 90),
+    "epochs": (of_epochs, 160),
+    "airbench": (of_airbench, 150),
+    "speed": (of_speed, 120),
+    "accuracy": (of_accuracy, float("inf")),
+}

@@ -1,0 +1,117 @@
+"""Seconds of the whole commands that train and test a recipe, and the accuracy that they end in, over seeds.
+
+    python -m benchmarks.time_to_accuracy [--config configs/speed.yaml] [--data_root FOLDER] [--seeds 5] [FIT OPTIONS]
+
+Options that are not its own go to `fit`, such as `--trainer.max_epochs=10`. All training images are trained on, and
+nothing is validated in between: what is reported is the last epoch, and the test split chooses nothing. A seed that
+was run before with the same recipe and options is not run again.
+"""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import REPOSITORY, commit, images_of, parser, save
+from cifar_lit.console import hush_libraries
+
+# Of a run that is trained to its end and then tested once.
+WITHOUT_VALIDATION = ("--data.val_size=0", "--trainer.limit_val_batches=0")
+# A line of the table that `test` prints; its frame depends on what is installed.
+METRIC = re.compile(r"test/(\w+)\W+(\d+\.\d+(?:e-\d+)?)")
+
+
+def command(*arguments: str) -> tuple[float, str]:
+    """Seconds that a command of the command line takes as a process, and what it prints."""
+    begun = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_lit", *arguments],
+        # A narrow terminal would break the table.
+        env={**os.environ, "COLUMNS": "200"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return time.perf_counter() - begun, done.stdout
+
+
+def accuracies(printed: str) -> dict[str, float]:
+    """The accuracies in what `test` printed, in percent, by name, such as ``accuracy_flip``."""
+    found = {name: float(value) for name, value in METRIC.findall(printed)}
+    return {name: round(100 * value, 2) for name, value in found.items() if name.startswith("accuracy")}
+
+
+def train_and_test(fit: Sequence[str], seed: int, folder: Path) -> dict[str, Any]:
+    """Runs both commands with a seed.
+
+    Args:
+        fit: Options for `fit`.
+        seed: For everything that is random.
+        folder: For the run.
+
+    Returns:
+        Their seconds, and accuracies in percent.
+    """
+    root = f"--trainer.default_root_dir={folder}"
+    fit_seconds, _ = command("fit", *fit, f"--seed_everything={seed}", root)
+    test_seconds, printed = command("test", "--ckpt_path=last", root)
+    return {"fit_seconds": round(fit_seconds, 1), "test_seconds": round(test_seconds, 1), **accuracies(printed)}
+
+
+def once(fit: Sequence[str], recipe: Path, seed: int, folder: Path) -> dict[str, Any]:
+    """The figures of a seed, with the commit that they are of: from an earlier run of the same, or from a new one."""
+    same = {"fit": list(fit), "recipe": recipe.read_text(encoding="utf-8")}
+    file = folder / f"seed-{seed}.json"
+    if file.is_file():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if {key: kept[key] for key in same} == same:
+            return dict(kept["figures"])
+    figures = {**train_and_test(fit, seed, folder / f"seed-{seed}"), "commit": commit()}
+    file.write_text(json.dumps({**same, "figures": figures}, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measures and writes ``results/time_to_accuracy-<recipe>-<device>.json``."""
+    options = parser(__doc__)
+    options.add_argument("--config", type=Path, default=REPOSITORY / "configs" / "speed.yaml")
+    options.add_argument(
+        "--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data"
+    )
+    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument(
+        "--runs", type=Path, default=Path("lightning_logs", "time_to_accuracy"), help="where runs land"
+    )
+    given, further = options.parse_known_args(args)
+    hush_libraries()
+    fit = [f"--config={given.config}", *images_of(given.data_root), *WITHOUT_VALIDATION, *further]
+    folder = given.runs / given.config.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    by_seed = []
+    for seed in range(given.seeds):
+        by_seed.append(once(fit, given.config, seed, folder))
+        print(f"seed {seed}: {by_seed[-1]}", flush=True)
+    figures = {name: [seeds_own[name] for seeds_own in by_seed] for name in by_seed[0]}
+    figures["commits"] = figures.pop("commit")
+    save(
+        f"time_to_accuracy-{given.config.stem}-{'cuda' if torch.cuda.is_available() else 'cpu'}",
+        {
+            "what": "by seed: whole commands in seconds; accuracy on the test split after the last epoch, in percent",
+            **figures,
+            "median_fit_seconds": statistics.median(figures["fit_seconds"]),
+            **{f"mean_{name}": round(statistics.mean(figures[name]), 2) for name in figures if "accuracy" in name},
+        },
+        given.output,
+    )
+
+
+if __name__ == "__main__":
+    main()

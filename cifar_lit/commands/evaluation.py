@@ -1,0 +1,235 @@
+"""What the commands share that look into a trained network: its weights, its predictions, where they come from."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+
+import cifar_lit
+from cifar_lit.errors import UserError
+from cifar_lit.explain.scoring import Predictions
+from cifar_lit.runs import load_checkpoint
+
+# Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
+SCALING = (".Normalize", ".ToFloat")
+
+
+@runtime_checkable
+class ImageData(Protocol):
+    """What these commands ask of a data module, as `ImageDataModule` has it."""
+
+    #: With ``pixels``, uint8 (N, H, W, 3), RGB, and ``labels``, int64 (N,); None before `setup`.
+    test_images: Any
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def prepare_data(self) -> None: ...  # noqa: D102
+
+    def setup(self, stage: str) -> None: ...  # noqa: D102
+
+    def predict_dataloader(self) -> Iterable[tuple[Tensor, Tensor]]: ...  # noqa: D102
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any: ...  # noqa: D102
+
+
+def image_data(datamodule: LightningDataModule | None) -> ImageData:
+    """The data module, seen to be one of images.
+
+    Raises:
+        UserError: There is none, or it is of another kind.
+    """
+    if not isinstance(datamodule, ImageData):
+        kind = "No data is given" if datamodule is None else f"{type(datamodule).__name__} is no ImageDataModule"
+        raise UserError(f"{kind}: give the images of a run with --data, such as --data DigitsDataModule.")
+    return datamodule
+
+
+def load_weights(model: LightningModule, path: Path) -> dict[str, Any]:
+    """Gives a model a checkpoint's weights and puts it in evaluation mode.
+
+    Args:
+        model: Built with the settings of the checkpoint's run.
+        path: The checkpoint.
+
+    Returns:
+        What the checkpoint holds.
+
+    Raises:
+        UserError: It cannot be read, is no checkpoint of a run, or is of another architecture.
+    """
+    content = load_checkpoint(path)
+    if "state_dict" not in content:
+        raise UserError(f"{path} is no checkpoint of a run: give one that `fit` wrote.")
+    model.on_load_checkpoint(content)
+    try:
+        model.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} is of another architecture than {type(model).__name__} with these settings: leave --config out "
+            "to take its run's own, or give the options that it was trained with."
+        ) from error
+    model.eval()
+    return content
+
+
+def cam_target_of(model: LightningModule) -> tuple[nn.Module, nn.Module] | None:
+    """The network for Grad-CAM and its layer, or None where the model names none."""
+    try:
+        layer = model.cam_layer
+    except (UserError, AttributeError):
+        return None
+    # Compiled, a Classifier's forward passes a copy's layers by; its net is what was compiled.
+    compiled = model.hparams.get("compile_mode", "none") != "none"
+    return (model.net if compiled else model), layer  # type: ignore[return-value]
+
+
+class _Logits(LightningModule):
+    """Lets a trainer run a model's forward pass, in the trainer's precision, and hand the labels back, too."""
+
+    def __init__(self, model: LightningModule) -> None:
+        super().__init__()
+        self.model = model
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Logits float32 (n, C) and labels int64 (n,) of a batch."""
+        logits: Tensor = self.model(batch[0])
+        return logits.float(), batch[1]
+
+
+def evaluate(trainer: Trainer, model: LightningModule, datamodule: LightningDataModule | None) -> Predictions:
+    """Predicts every image of the test split.
+
+    The same trainer, batches and forward pass as those of `Trainer.test`: figures agree with its to the digit.
+
+    Args:
+        trainer: Decides device and precision, and shows progress.
+        model: Maps normalised images to logits.
+        datamodule: An `ImageDataModule`.
+
+    Raises:
+        UserError: The data module is of another kind, the trainer has several devices, or logits are no numbers.
+    """
+    data = image_data(datamodule)
+    if trainer.world_size > 1:
+        raise UserError(f"{trainer.world_size} devices are too many for this command: give --trainer.devices=1.")
+    batches = trainer.predict(_Logits(model), datamodule=datamodule)
+    logits, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*batches or [], strict=True))
+    lost = int((~np.isfinite(logits)).any(axis=1).sum())
+    if lost:
+        raise UserError(f"The network's output for {lost:,} of {len(logits):,} images is no number: training diverged.")
+    return Predictions(labels, logits, tuple(data.class_names))
+
+
+def normalised_images(data: ImageData, indices: NDArray[np.int64]) -> Tensor:
+    """Test images at the indices, int64 (n,), as the network gets them: float32 (n, 3, H, W), on the CPU."""
+    wanted, start = np.sort(indices), 0
+    found = []
+    for batch in data.predict_dataloader():
+        here = wanted[(wanted >= start) & (wanted < start + len(batch[0]))] - start
+        start += len(batch[0])
+        if len(here):
+            found.append(data.on_after_batch_transfer([part[here] for part in batch], 0)[0].cpu())
+    return torch.cat(found)[np.argsort(np.argsort(indices))]
+
+
+class Normalize(nn.Module):
+    """Turns pixels, uint8 (N, H, W, 3), RGB, into what a network gets, float32 (N, 3, H, W).
+
+    Args:
+        mean: Subtracted, on the scale of 0 to 255; (3, 1, 1) or (3, H, W).
+        std: Divided by; (3, 1, 1).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.contiguous())
+        self.register_buffer("std", std)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Turns and normalises."""
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+
+def preprocessing_in(content: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], Normalize]:
+    """Class names and normalisation as a checkpoint keeps them: the data set itself is not needed.
+
+    Args:
+        content: What the checkpoint holds.
+        path: The checkpoint, for messages.
+
+    Raises:
+        UserError: It does not keep them, or its run normalised in another way.
+    """
+    states = [value for value in content.values() if isinstance(value, dict) and {"class_names", "mean"} <= set(value)]
+    if not states:
+        raise UserError(f"{path} does not say how its images were normalised: it was trained on data of another kind.")
+    transforms = content.get("datamodule_hyper_parameters", {}).get("transforms") or []
+    if any(str(transform["class_path"]).endswith(SCALING) for transform in transforms):
+        raise UserError(f"{path} was trained on images that its list of transforms normalised: that is not kept in it.")
+    return tuple(states[0]["class_names"]), Normalize(states[0]["mean"], states[0]["std"])
+
+
+def gather_provenance(content: Mapping[str, Any], path: Path, run: Path | None) -> dict[str, str]:
+    """Where a network comes from and what evaluates it, for people and for programs.
+
+    Args:
+        content: What the checkpoint holds.
+        path: The checkpoint.
+        run: The folder of the run that wrote it, where it still stands there.
+    """
+    # A run that was resumed has an entry for every start.
+    start = (content.get("provenance") or [{}])[-1]
+    settings = content.get("datamodule_hyper_parameters", {})
+    test = start.get("data", {}).get("test", {})
+    known = {
+        "recipe": run.resolve().parent.name if run is not None else None,
+        "checkpoint": path,
+        "model": content.get("hyper_parameters", {}).get("_class_path"),
+        "data": settings.get("_class_path"),
+        "data root": settings.get("root"),
+        "test data SHA-256": test.get("sha256"),
+        "seed": start.get("seed"),
+        "epoch": content["epoch"] + 1 if "epoch" in content else None,
+        "step": content.get("global_step"),
+        "command": start.get("command"),
+        "started": start.get("started"),
+        "trained with": _listed(start.get("versions")),
+        "machine": _listed(start.get("machine")),
+        "commit": start.get("commit"),
+        "evaluated with": _listed({"cifar-lit": cifar_lit.__version__, "torch": torch.__version__}),
+    }
+    return {name: str(value) for name, value in known.items() if value is not None}
+
+
+def _listed(values: Mapping[str, Any] | None) -> str | None:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) if values else None
+
+
+def ready_to_write(folder: Path) -> None:
+    """Makes a folder, and raises a `UserError` where no file can be written to it, before minutes are spent on one."""
+    probe = folder / f".{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"Cannot write to {folder} ({error.strerror}): name another folder.") from error
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file, or leaves what was there: never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # surrogateescape: names of files need not be text.
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
+    temporary.replace(path)

@@ -1,0 +1,231 @@
+"""What a trained network gets wrong and where it looks: a page, pictures, a table and figures."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tqdm import tqdm
+
+from cifar_lit.commands.evaluation import (
+    ImageData,
+    cam_target_of,
+    evaluate,
+    gather_provenance,
+    image_data,
+    load_weights,
+    normalised_images,
+    ready_to_write,
+    write_atomically,
+)
+from cifar_lit.console import say
+from cifar_lit.errors import UserError
+from cifar_lit.explain.figures import (
+    Tile,
+    calibration_figure,
+    class_scores_figure,
+    confusion_figure,
+    curves_figure,
+    tile_figure,
+    to_png,
+)
+from cifar_lit.explain.gradcam import class_activation_maps, overlay
+from cifar_lit.explain.layer_rows import LayerTable
+from cifar_lit.explain.layers import network_table
+from cifar_lit.explain.report import Report, choose_shown, render
+from cifar_lit.explain.scoring import Predictions, calibration, class_scores
+from cifar_lit.runs import run_of
+
+Maps = NDArray[np.float32]
+Curves = dict[str, list[tuple[int, float]]]
+
+REPORT, TABLE, METRICS = "report.html", "predictions.csv", "metrics.json"
+# Errors in report.html: of 10,000 images of which 90 % are right all. Their Grad-CAM takes 5 s for ResNet-20.
+SHOWN = 1000
+# Of the pictures errors_1.png, errors_2.png, …
+ERRORS_IN_A_PICTURE, COLUMNS = 16, 8
+PICTURES_OF_ERRORS = 4
+ROWS = ("image", "seen as predicted", "seen as true")
+# Images between two steps of the progress bar of Grad-CAM.
+CHUNK = 50
+
+
+def explain(
+    trainer: Trainer,
+    model: LightningModule,
+    datamodule: LightningDataModule | None,
+    checkpoint: Path,
+    output_dir: Path,
+    method: str = "GradCAM",
+    limit: int = SHOWN,
+) -> None:
+    """Evaluates a checkpoint on the test split, and writes all that there is to say about it.
+
+    ``report.html`` has everything in one file. ``predictions.csv`` has a row an image: true and predicted class, loss,
+    and the probability of every class; ``metrics.json`` accuracy, loss, calibration error, precision, recall and F1 of
+    every class, the confusion matrix, and where they come from. Beside them the figures as PNG. Learning curves are
+    those of the run's folder, where the checkpoint stands in one.
+
+    Images are predicted by the trainer as `Trainer.test` does it, so that the figures are the same to the digit;
+    Grad-CAM computes in float32, on the CPU.
+
+    Args:
+        trainer: Decides device and precision, and shows progress.
+        model: Built with the settings of the checkpoint's run.
+        datamodule: An `ImageDataModule`.
+        checkpoint: Whose weights to take.
+        output_dir: Where to write; files of other names there stay.
+        method: Of `class_activation_maps`.
+        limit: Most errors that the page shows.
+
+    Raises:
+        UserError: The checkpoint is damaged or of another architecture, the data are no images, or the folder cannot
+            be written to.
+    """
+    if limit < 0:
+        raise UserError(f"limit is {limit}: give the number of errors to show, 0 or more.")
+    data = image_data(datamodule)
+    ready_to_write(output_dir)
+    content = load_weights(model, checkpoint)
+    predictions = evaluate(trainer, model, datamodule)
+    run = run_of(checkpoint)
+    provenance = gather_provenance(content, checkpoint, run)
+    shown = choose_shown(predictions, limit)
+    pixels = data.test_images.pixels[: len(predictions)]
+    maps_predicted, maps_true = _maps(model, data, predictions, shown, method)
+    report = Report(
+        title=provenance.get("recipe", type(model).__name__),
+        predictions=predictions,
+        pixels=pixels,
+        shown=shown,
+        maps_predicted=maps_predicted,
+        maps_true=maps_true,
+        metrics=_metrics(predictions),
+        provenance=provenance,
+        curves=learning_curves(run) if run is not None else {},
+        layers=_layers(model, pixels.shape[1]),
+        curves_over="step",
+    )
+    write_atomically(output_dir / TABLE, _table(predictions, getattr(data, "test_files", None)))
+    write_atomically(output_dir / METRICS, json.dumps(_figures(report), indent=2, ensure_ascii=False) + "\n")
+    _write_pictures(report, output_dir)
+    write_atomically(output_dir / REPORT, render(report))
+    say(f"Accuracy {predictions.correct.mean():.2%} of {len(predictions):,} images; report: {output_dir / REPORT}")
+
+
+def learning_curves(run: Path) -> Curves:
+    """A run's curves by name, such as ``train/loss``, as pairs of step and value; none where it logged elsewhere."""
+    curves: Curves = {}
+    for split in ("train", "val"):
+        events = EventAccumulator(str(run / split), size_guidance={"scalars": 0})
+        if (run / split).is_dir():
+            events.Reload()
+        for tag in events.Tags()["scalars"]:
+            curves[f"{split}/{tag}"] = [(event.step, event.value) for event in events.Scalars(tag)]
+    return curves
+
+
+def _maps(
+    model: LightningModule, data: ImageData, predictions: Predictions, shown: NDArray[np.int64], method: str
+) -> tuple[Maps, Maps] | tuple[None, None]:
+    """Grad-CAM of images for the predicted and for the true class, float32 (n, H, W) each; none without a layer."""
+    target = cam_target_of(model)
+    if target is None:
+        say(f"No Grad-CAM: {type(model).__name__} names no cam_layer")
+        return None, None
+    predicted, true = np.zeros((2, len(shown), *data.test_images.pixels.shape[1:3]), np.float32)
+    if len(shown):
+        images = normalised_images(data, shown)
+    for start in tqdm(range(0, len(shown), CHUNK), desc="Grad-CAM", unit=" batches", leave=False, disable=None):
+        chunk = slice(start, start + CHUNK)
+        for maps, classes in ((predicted, predictions.predicted), (true, predictions.labels)):
+            maps[chunk] = class_activation_maps(*target, images[chunk], classes[shown[chunk]], method)
+    return predicted, true
+
+
+def _layers(model: LightningModule, image_size: int) -> LayerTable | None:
+    try:
+        return network_table(model, image_size)
+    except ValueError:
+        # A module that computes what no table can hold has a report all the same.
+        return None
+
+
+def _metrics(predictions: Predictions) -> dict[str, float]:
+    return {
+        "accuracy": float(predictions.correct.mean()),
+        "loss": float(predictions.losses.mean()),
+        "ece": calibration(predictions.confidence, predictions.correct).ece,
+        "images": len(predictions),
+        "errors": int((~predictions.correct).sum()),
+    }
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    predictions = report.predictions
+    return {
+        **report.metrics,
+        "classes": [asdict(score) for score in class_scores(predictions.confusion, predictions.class_names)],
+        "confusion": predictions.confusion.tolist(),
+        "provenance": report.provenance,
+    }
+
+
+def _table(predictions: Predictions, files: Sequence[Path] | None) -> str:
+    names = predictions.class_names
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    file_heading = ["file"] if files is not None else []
+    writer.writerow(["index", *file_heading, "true", "predicted", "loss", *(f"p_{name}" for name in names)])
+    for index, (label, guess) in enumerate(zip(predictions.labels, predictions.predicted, strict=True)):
+        # With nine digits what is computed from the table is what was computed here. The loss may be -0.
+        numbers = (f"{number:.9g}" for number in (abs(predictions.losses[index]), *predictions.probabilities[index]))
+        file = [files[index]] if files is not None else []
+        writer.writerow([index, *file, names[label], names[guess], *numbers])
+    return table.getvalue()
+
+
+def _write_pictures(report: Report, folder: Path) -> None:
+    """Writes the figures that papers and slides want, and removes those of a run before that there no longer are."""
+    predictions = report.predictions
+    figures: dict[str, Figure] = {
+        "confusion.png": confusion_figure(predictions.confusion, predictions.class_names),
+        "class_scores.png": class_scores_figure(class_scores(predictions.confusion, predictions.class_names)),
+        "calibration.png": calibration_figure(calibration(predictions.confidence, predictions.correct)),
+    }
+    if report.curves:
+        figures["curves.png"] = curves_figure(report.curves, "Learning curves", report.curves_over)
+    tiles = _error_tiles(report, ERRORS_IN_A_PICTURE * PICTURES_OF_ERRORS)
+    for number, start in enumerate(range(0, len(tiles), ERRORS_IN_A_PICTURE), start=1):
+        page = tiles[start : start + ERRORS_IN_A_PICTURE]
+        title = f"Errors of largest loss, {start + 1} to {start + len(page)}"
+        figures[f"errors_{number}.png"] = tile_figure(page, title, COLUMNS, ROWS[: len(page[0].pictures)])
+    for path in (folder / "curves.png", *folder.glob("errors_[1-9].png")):
+        if path.name not in figures:
+            path.unlink(missing_ok=True)
+    for name, figure in figures.items():
+        write_atomically(folder / name, to_png(figure))
+
+
+def _error_tiles(report: Report, limit: int) -> list[Tile]:
+    """The shown images of largest loss; with Grad-CAM for the predicted and the true class, where there are maps."""
+    predictions, shown = report.predictions, report.shown[:limit]
+    rows = [report.pixels[shown]]
+    rows += [overlay(rows[0], maps[:limit]) for maps in (report.maps_predicted, report.maps_true) if maps is not None]
+    names = predictions.class_names
+    return [
+        Tile(
+            pictures=[row[i] for row in rows],
+            caption=f"{names[predictions.labels[index]]}, taken for\n"
+            f"{names[predictions.predicted[index]]} ({predictions.confidence[index]:.0%})",
+        )
+        for i, index in enumerate(shown)
+    ]

@@ -1,0 +1,169 @@
+"""Predictions for a folder of one's own pictures."""
+
+import csv
+import io
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from tqdm import tqdm
+
+from cifar_lit.commands.evaluation import cam_target_of, ready_to_write, write_atomically
+from cifar_lit.console import say
+from cifar_lit.errors import UserError
+from cifar_lit.explain.gradcam import class_activation_maps, overlay
+
+Pixels = NDArray[np.uint8]
+
+#: What pictures may be, by Pillow's names.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+BATCH = 64
+TOP = 3
+# Files that a message names.
+NAMED = 5
+# Pixels that a side of a picture of Grad-CAM has at least.
+OVERLAY_SIDE = 256
+
+
+def predict_pictures(
+    model: LightningModule,
+    read: Callable[[Path], Pixels],
+    normalize: Callable[[Tensor], Tensor],
+    folder: Path,
+    output: Path,
+    class_names: Sequence[str],
+    overlays: Path | None = None,
+    method: str = "GradCAM",
+) -> None:
+    """Writes a table with a row a picture: its file, the predicted class, the next two, and every probability.
+
+    Computes in float32. A file that cannot be read is left out of the table, and named at the end. Hidden files are
+    passed over.
+
+    Args:
+        model: Maps normalised images to logits; with its weights.
+        read: Reads a file as pixels, uint8 (H, W, 3), RGB, all of one size; raises `UserError` where it cannot.
+        normalize: Maps pixels, uint8 (N, H, W, 3), to what the model gets, float32 (N, 3, H, W).
+        folder: Of pictures, in folders below it, too.
+        output: The CSV file to write.
+        class_names: In the order of the logits.
+        overlays: Folder for a picture a file with Grad-CAM of the predicted class beside the image; None makes none.
+        method: Of `class_activation_maps`.
+
+    Raises:
+        UserError: There are no pictures, or, after everything else was written, some could not be read.
+    """
+    target = cam_target_of(model) if overlays is not None else None
+    if overlays is not None and target is None:
+        raise UserError(
+            f"{type(model).__name__} names no cam_layer, so there are no overlays: add it, or ask for none."
+        )
+    files, others = _pictures_in(folder, output, overlays)
+    ready_to_write(output.parent)
+    if overlays is not None:
+        ready_to_write(overlays)
+    if others:
+        say(f"Passed over {_counted(others, folder)} that are no pictures")
+
+    model.eval()
+    rows: list[list[str]] = []
+    unreadable: list[Path] = []
+    for batch, pixels in _batches(files, read, unreadable):
+        images = normalize(torch.from_numpy(pixels))
+        # Compiling is for training: here it would take longer than the pictures.
+        with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
+            probabilities = model(images).float().softmax(dim=1).numpy()
+        # Of equal probabilities the first class, as everywhere.
+        ranked = np.argsort(-probabilities, axis=1, kind="stable")
+        rows += [
+            _row(file.relative_to(folder), of_file, order, class_names)
+            for file, of_file, order in zip(batch, probabilities, ranked, strict=True)
+        ]
+        if overlays is not None and target is not None:
+            maps = class_activation_maps(*target, images, ranked[:, 0], method)
+            for file, image, marked in zip(batch, pixels, overlay(pixels, maps), strict=True):
+                write_atomically(overlays / f"{file.relative_to(folder)}.png", _side_by_side(image, marked))
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(["file", "predicted", "probability", "second", "third", *(f"p_{name}" for name in class_names)])
+    writer.writerows(rows)
+    write_atomically(output, table.getvalue())
+    say(f"Wrote {len(rows):,} predictions to {output}" + (f" and Grad-CAM to {overlays}" if overlays else ""))
+    if unreadable:
+        raise UserError(f"{_counted(unreadable, folder)} of {len(files):,} could not be read, and {output} lacks them.")
+
+
+def _pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[list[Path], list[Path]]:
+    """Pictures by their names' endings, and other files; without hidden ones and those that a run before wrote."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give one that holds pictures.")
+    written = [output.resolve()]
+    if overlays is not None and overlays.resolve().is_relative_to(folder.resolve()):
+        if overlays.resolve() == folder.resolve():
+            raise UserError(f"Overlays in {folder} would mix with its pictures: name another folder for them.")
+        written.append(overlays.resolve())
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not any(path.resolve().is_relative_to(place) for place in written)
+    )
+    pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
+    if not pictures:
+        raise UserError(f"{folder} holds no pictures: give a folder with files such as {', '.join(EXTENSIONS)}.")
+    return pictures, [path for path in files if path.suffix.lower() not in EXTENSIONS]
+
+
+def _batches(
+    files: list[Path], read: Callable[[Path], Pixels], unreadable: list[Path]
+) -> Iterator[tuple[list[Path], Pixels]]:
+    """The files that can be read, with their pixels uint8 (n, H, W, 3); the others are added to ``unreadable``."""
+    names: list[Path] = []
+    pixels: list[Pixels] = []
+    for file in tqdm(files, desc="Predicting", unit=" pictures", leave=False, disable=None):
+        try:
+            with warnings.catch_warnings():
+                # Of a picture of more than 89 million pixels Pillow only warns; memory does not grow by warnings.
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                pixels.append(read(file))
+            names.append(file)
+        except UserError:
+            unreadable.append(file)
+        if len(names) == BATCH:
+            yield names, np.stack(pixels)
+            names, pixels = [], []
+    if names:
+        yield names, np.stack(pixels)
+
+
+def _row(file: Path, probabilities: NDArray[np.float32], order: NDArray[np.int64], names: Sequence[str]) -> list[str]:
+    best = [names[label] for label in order[:TOP]]
+    # Of two classes there is no third.
+    best += [""] * (TOP - len(best))
+    return [file.as_posix(), best[0], f"{probabilities[order[0]]:.9g}", *best[1:], *(f"{p:.9g}" for p in probabilities)]
+
+
+def _side_by_side(image: Pixels, marked: Pixels) -> bytes:
+    """A PNG of two pictures, uint8 (H, W, 3), enlarged pixel by pixel."""
+    factor = math.ceil(OVERLAY_SIDE / min(image.shape[:2]))
+    pair = np.concatenate([image, marked], axis=1).repeat(factor, axis=0).repeat(factor, axis=1)
+    png = io.BytesIO()
+    Image.fromarray(pair).save(png, "PNG")
+    return png.getvalue()
+
+
+def _counted(files: Sequence[Path], folder: Path) -> str:
+    """A number of files and the first names, as text whatever the bytes of the names."""
+    names = [os.fsencode(file.relative_to(folder)).decode("utf-8", "replace") for file in files[:NAMED]]
+    more = ", …" if len(files) > NAMED else ""
+    return f"{len(files):,} file{'s' if len(files) > 1 else ''} ({', '.join(names)}{more})"

@@ -1,0 +1,153 @@
+"""Where in an image a network sees a class: class activation maps, and how they are laid over the image."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytorch_grad_cam
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cifar_lit.errors import UserError
+
+# What else the package has was tried on 51 test images and a ResNet-20 of 78 % accuracy, and does not suit:
+# - EigenCAM, EigenGradCAM: the sign of a principal component is arbitrary. 40 % and 48 % of the maps were upside down
+#   (correlated negatively with Grad-CAM's).
+# - AblationCAM divides by the logit: where that is negative, as for a class that the network rejects, the map is
+#   upside down (86 % for the least likely class).
+# - ScoreCAM: one forward pass a channel and a progress bar an image, and it keeps the activations of all of them.
+# - KPCA_CAM, FEM: the same map for every class, as EigenCAM. FullGrad: of all layers, not of the one given.
+# - ShapleyCAM is Grad-CAM where what follows the layer is piecewise linear, as here. FinerCAM is, given a class.
+# - SegEigenCAM is made for segmentation, RandomCAM as a baseline; SESS and RefineCAM combine maps of the others.
+METHODS = ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM", "GradCAMElementWise")
+"""Classes of pytorch_grad_cam that `class_activation_maps` can use."""
+
+# Images in a pass, which bounds the memory for activations.
+CHUNK = 256
+
+# Looks like jet, which readers of these maps know, but its lightness rises and falls without the edges that jet puts
+# where the map has none (Mikhailov 2019).
+COLOUR_MAP = "turbo"
+
+
+def class_activation_maps(
+    net: nn.Module,
+    layer: nn.Module,
+    images: Tensor,
+    classes: Tensor | NDArray[np.int64],
+    method: str = "GradCAM",
+) -> NDArray[np.float32]:
+    """Which places of an image speak for a class: Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) and its kin.
+
+    Works on a copy of the network, in evaluation mode and float32, so that mode, gradients, statistics, hooks and
+    random state stay as they were, and in every context: no_grad, inference_mode, autocast, compiled.
+
+    Args:
+        net: Maps images to logits (N, num_classes).
+        layer: Part of ``net`` that puts out a feature map (N, C, h, w).
+        images: Normalised, float (N, 3, H, W), on any device.
+        classes: The class to explain for each image, int64 (N,).
+        method: One of `METHODS`.
+
+    Returns:
+        float32 (N, H, W), bilinearly enlarged and scaled to [0, 1] image by image, so that only places within an
+        image compare. All zero where nothing speaks for the class, where all places do equally (a 1×1 feature map
+        has but one), and where the network puts out NaN.
+
+    Raises:
+        UserError: There is no such method, or the layer puts out no feature map.
+        ValueError: A class is out of range, there is not one an image, or ``layer`` is no part of ``net``.
+    """
+    if method not in METHODS:
+        raise UserError(f"There is no class activation map called {method}: give one of {', '.join(METHODS)}.")
+    targets = [_logit(c) for c in torch.as_tensor(classes).tolist()]
+    if len(targets) != len(images):
+        raise ValueError(f"{len(images)} images and {len(targets)} classes: give a class for each image.")
+    device = next(net.parameters()).device
+    with (
+        torch.inference_mode(False),  # which also turns gradients on
+        torch.autocast(device.type, enabled=False),
+        # A network may draw in evaluation mode, too.
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+    ):
+        net, layer = _frozen_copy(net, layer)
+        # The package's own hooks see the feature map between these two.
+        layer.register_forward_hook(_start_gradient)
+        cam = getattr(pytorch_grad_cam, method)(net, [layer])  # puts the copy in evaluation mode
+        layer.register_forward_hook(_shield)
+        maps = np.zeros((len(images), *images.shape[2:]), np.float32)
+        for start in range(0, len(images), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            # A copy: the network may write to it, and no graph takes a tensor made in inference mode.
+            maps[chunk] = cam(images[chunk].detach().to(device, torch.float32, copy=True), targets[chunk])
+    return np.nan_to_num(maps, copy=False)
+
+
+def _logit(of_class: int) -> Callable[[Tensor], Tensor]:
+    """The target of the package that takes one logit of an image's, (num_classes,)."""
+
+    def target(logits: Tensor) -> Tensor:
+        if not 0 <= of_class < len(logits):  # -1 would be the last class
+            raise ValueError(f"There is no class {of_class}: the network has {len(logits)}, counted from 0.")
+        return logits[of_class]
+
+    return target
+
+
+def _frozen_copy(net: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Copies of a network and of its layer, uncompiled, in float32, with parameters that want no gradients.
+
+    Raises:
+        ValueError: The layer is no part of the network.
+    """
+    copies: dict[int, Any] = {}
+    modules = [*net.modules()]
+    # deepcopy refuses results of a graph, which a module may keep as an attribute.
+    for value in (value for module in modules for value in vars(module).values()):
+        if isinstance(value, Tensor) and not value.is_leaf:
+            copies[id(value)] = value.detach()
+    # Hooks on compiled modules fail or compile anew. From the inside out, as a compiled module may hold another.
+    for module in reversed(modules):
+        if (uncompiled := getattr(module, "_orig_mod", None)) is not None:
+            copies[id(module)] = deepcopy(uncompiled, copies)
+    net = deepcopy(net, copies)
+    if id(layer) not in copies:
+        raise ValueError(f"The layer, a {type(layer).__name__}, is no part of the network.")
+    return net.float().requires_grad_(False), copies[id(layer)]
+
+
+def _start_gradient(layer: nn.Module, args: Any, output: Any) -> Tensor:
+    """Forward hook: lets the graph begin at the feature map, since nobody asks for gradients of what is before."""
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise UserError(
+            f"A class activation map needs a layer that puts out (N, C, H, W), and {type(layer).__name__} puts out "
+            f"{shape}: name another one as cam_layer."
+        )
+    # A layer that is used twice has its graph already.
+    return output if output.requires_grad else output.detach().requires_grad_()
+
+
+def _shield(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
+    """Forward hook: gives a copy on, as an in-place ReLU behind the layer would change the map that was kept."""
+    return output.clone()
+
+
+def overlay(pixels: NDArray[np.uint8], maps: NDArray[np.float32], strength: float = 0.5) -> NDArray[np.uint8]:
+    """Lays maps over images, from dark blue (0) over green to dark red (1).
+
+    Args:
+        pixels: uint8 (N, H, W, 3), RGB.
+        maps: float (N, H, W), clipped to [0, 1].
+        strength: Share of the map's colours in the result, in [0, 1].
+
+    Returns:
+        uint8 (N, H, W, 3), RGB.
+    """
+    levels = np.rint(np.clip(maps, 0, 1) * 255).astype(np.uint8)
+    colours = matplotlib.colormaps[COLOUR_MAP](levels, bytes=True)[..., :3]
+    blended = (1 - strength) * pixels + strength * colours
+    return np.rint(blended).astype(np.uint8)

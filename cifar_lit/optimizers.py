@@ -1,0 +1,224 @@
+"""Optimizers that torch does not have, of the CIFAR-10 speed records: a rate each for filters, matrices and biases."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+from torch.optim.sgd import sgd
+
+from cifar_lit.errors import UserError
+from cifar_lit.precision import choose_precision
+
+# Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/: so steep at 0 that few steps lift small singular
+# values, for which they end near 1 and not at it.
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+# Keeps what is all zeros from being divided by zero.
+EPSILON = 1e-7
+
+
+def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
+    """Brings all singular values near 1 by a Newton–Schulz iteration of fifth degree.
+
+    Args:
+        matrices: (N, rows, columns); many of one shape are faster together.
+        steps: Of the iteration. After 5 singular values lie in 0.68 to 1.13, but for those that were tiny.
+
+    Returns:
+        (N, rows, columns), in bfloat16 where the device is fast at it, else in float32.
+    """
+    a, b, c = NEWTON_SCHULZ
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.float().mT if is_tall else matrices.float()
+    # The Frobenius norm: no singular value is larger.
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + EPSILON)).to(_fast_dtype(x.device.type))
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if is_tall else x
+
+
+@cache
+def _fast_dtype(device_type: str) -> torch.dtype:
+    return torch.bfloat16 if choose_precision(device_type)[0] == "bf16-mixed" else torch.float32
+
+
+class MuonSGD(Optimizer):
+    """Muon for the filters of convolutions, SGD with Nesterov momentum for everything else.
+
+    The filters of a layer are the rows of a matrix. Their update is the momentum with its singular values brought near
+    1, so that rare directions are learnt as fast as frequent ones. Before it the matrix is scaled to a Frobenius norm
+    of √rows: the rate is relative to the weights, which need no decay (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/, in the form that set the CIFAR-10 record).
+
+    Args:
+        params: Parameters, or groups of them, whose own ``lr`` and ``weight_decay`` go before those below.
+        lr: Learning rate of filters: parameters of three dimensions or more.
+        momentum: Of filters, in [0, 1).
+        steps: Of the iteration that orthogonalises.
+        head_lr: Learning rate of matrices: two dimensions.
+        bias_lr: Learning rate of biases and the scales of norms: one dimension.
+        sgd_momentum: Of matrices and biases, in [0, 1).
+        weight_decay: Of matrices and biases, not multiplied by their peak learning rate: a rate can be changed alone.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.24,
+        momentum: float = 0.6,
+        steps: int = 3,
+        head_lr: float = 0.1,
+        bias_lr: float = 0.1,
+        sgd_momentum: float = 0.85,
+        weight_decay: float = 0.0,
+    ) -> None:
+        _check(lr=lr, head_lr=head_lr, bias_lr=bias_lr, weight_decay=weight_decay, steps=steps)
+        _check_momentum(momentum=momentum, sgd_momentum=sgd_momentum)
+        rest = {"momentum": sgd_momentum, "weight_decay": weight_decay}
+        filters = {"lr": lr, "momentum": momentum, "weight_decay": 0.0}
+        groups = _groups_by_dimensions(params, {**rest, "lr": bias_lr}, {**rest, "lr": head_lr}, filters)
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "steps": steps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Updates the parameters that have a gradient.
+
+        Args:
+            closure: Computes gradients and returns the loss.
+
+        Returns:
+            What the closure returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            self._update_others([parameter for parameter in parameters if parameter.ndim <= 2], group)
+            filters: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
+            for parameter in parameters:
+                if parameter.ndim > 2:
+                    filters[parameter.shape].append(parameter)
+            for alike in filters.values():
+                self._update_filters(alike, group)
+        return loss
+
+    def _update_filters(self, filters: list[Tensor], group: dict[str, Any]) -> None:
+        """Muon's update, for filters of one shape."""
+        ahead = []
+        for parameter, buffer in zip(filters, self._momentum_buffers(filters), strict=True):
+            assert parameter.grad is not None
+            buffer.mul_(group["momentum"]).add_(parameter.grad)
+            # Channels last, as filters lie in memory; the order of columns does not matter.
+            ahead.append(parameter.grad.add(buffer, alpha=group["momentum"]).movedim(1, -1))
+        updates = orthogonalize(torch.stack(ahead).flatten(2), group["steps"])
+        for parameter, update in zip(filters, updates, strict=True):
+            parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp_min(EPSILON))
+            parameter.sub_(update.view(ahead[0].shape).movedim(-1, 1), alpha=group["lr"])
+
+    def _update_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        sgd(
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [*self._momentum_buffers(parameters)],
+            weight_decay=group["weight_decay"],
+            momentum=group["momentum"],
+            lr=group["lr"],
+            dampening=0,
+            nesterov=True,
+            maximize=False,
+        )
+
+    def _momentum_buffers(self, parameters: list[Tensor]) -> list[Tensor]:
+        states = [self.state[parameter] for parameter in parameters]
+        for parameter, state in zip(parameters, states, strict=True):
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+        return [state["momentum_buffer"] for state in states]
+
+
+class DecoupledSGD(SGD):
+    """SGD with Nesterov momentum, each of whose settings does one thing.
+
+    Rate and decay are those of all the steps together in which momentum uses a gradient, so that momentum changes
+    neither; the rate does not change the decay. Biases learn faster than weights at the same decay (Page 2018,
+    https://myrtle.ai/learn/how-to-train-your-resnet-5-hyperparameters/; Jordan 2024, arXiv:2404.00498, listing 4).
+
+    Args:
+        params: Parameters, or groups of them, whose own ``lr`` and ``weight_decay`` go before those below.
+        lr: Learning rate for batches of 1,024; for others in proportion.
+        momentum: In [0, 1).
+        weight_decay: Not multiplied by the peak learning rate, for batches of 1,024; for others in proportion.
+        bias_scaler: What the learning rate of biases and the scales of norms is multiplied by.
+
+    Raises:
+        UserError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 11.5,
+        momentum: float = 0.85,
+        weight_decay: float = 0.0153,
+        bias_scaler: float = 64.0,
+    ) -> None:
+        _check(lr=lr, weight_decay=weight_decay, bias_scaler=bias_scaler)
+        _check_momentum(momentum=momentum)
+        # As published. The steps add up to 1 / (1 - momentum), which would do.
+        unit = 1 + 1 / (1 - momentum)
+        weights = {"lr": lr, "weight_decay": weight_decay}
+        biases = {**weights, "lr": lr * bias_scaler}
+        groups = _groups_by_dimensions(params, biases, weights, weights, unit)
+        super().__init__(groups, lr=lr / unit, momentum=momentum, nesterov=momentum > 0)
+
+
+def _groups_by_dimensions(
+    params: Iterable[Any],
+    biases: dict[str, float],
+    matrices: dict[str, float],
+    filters: dict[str, float],
+    unit: float = 1,
+) -> list[dict[str, Any]]:
+    """Splits each group into its biases, its matrices and its filters, with the settings of each.
+
+    Args:
+        params: Parameters, or groups of them with settings of their own.
+        biases: Settings of those of one dimension, with ``lr`` and, not multiplied by it, ``weight_decay``.
+        matrices: Of those of two.
+        filters: Of those of more.
+        unit: What rate and decay are divided by.
+    """
+    given = list(params)
+    groups = []
+    for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
+        split: tuple[list[Tensor], ...] = ([], [], [])
+        for parameter in group["params"]:
+            split[min(max(parameter.ndim, 1), 3) - 1].append(parameter)
+        for settings, members in zip((biases, matrices, filters), split, strict=True):
+            merged = {**settings, **group, "params": members}
+            # torch multiplies the decay by the rate.
+            decay = merged["weight_decay"] / merged["lr"] if merged["lr"] else 0.0
+            merged |= {"lr": merged["lr"] / unit, "weight_decay": decay}
+            groups += [merged] if members else []
+    return groups
+
+
+def _check(**settings: float) -> None:
+    for name, value in settings.items():
+        if value < 0:
+            raise UserError(f"{name} is {value}: give a number of at least 0.")
+
+
+def _check_momentum(**settings: float) -> None:
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{name} is {value}: give a number from 0 up to, but not, 1.")

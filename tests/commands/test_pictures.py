@@ -1,0 +1,235 @@
+"""A folder of one's own pictures becomes a table, whatever lies in it."""
+
+import csv
+import struct
+import zlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from colour_run import Run, train
+from PIL import Image
+
+from cifar_lit.classifier import Classifier
+from cifar_lit.commands.evaluation import load_weights, preprocessing_in
+from cifar_lit.commands.pictures import EXTENSIONS, FORMATS, predict_pictures
+from cifar_lit.data.image_folder import decode
+from cifar_lit.errors import UserError
+
+NAMES = ("red", "green, like grass", "blue")
+COLOURS = {"red": (200, 100, 100), "green": (100, 200, 100), "blue": (100, 100, 200)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(tmp_path_factory.mktemp("logs"))
+
+
+def picture(path: Path, colour: str = "red", size: tuple[int, int] = (40, 32), mode: str = "RGB", **how: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(0).integers(-50, 50, (size[1], size[0], 3))
+    Image.fromarray((np.array(COLOURS[colour]) + noise).astype(np.uint8)).convert(mode).save(path, **how)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "pictures"
+
+
+def predict(run: Run, folder: Path, output: Path, model: Classifier | None = None, **kwargs: Any) -> list[list[str]]:
+    model = model or run.model()
+    class_names, normalize = preprocessing_in(load_weights(model, run.checkpoint), run.checkpoint)
+    read = partial(decode, size=32, formats=FORMATS)
+    predict_pictures(model.train(), read, normalize, folder, output, class_names, **kwargs)
+    return table(output)
+
+
+def table(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.reader(file))
+
+
+def test_a_row_a_picture_of_every_format(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for suffix in EXTENSIONS:
+        picture(folder / f"a{suffix}")
+    picture(folder / "below" / "further" / "GREEN.PNG", "green")
+    picture(folder / "grey.png", mode="L")
+    picture(folder / "palette.gif", mode="P")
+    picture(folder / "alpha.webp", mode="RGBA")
+    picture(folder / "cmyk.jpg", mode="CMYK")
+    (folder / ".DS_Store").write_bytes(b"hidden")
+    picture(folder / ".thumbnails" / "a.png")
+    (folder / "notes.txt").write_text("no picture")
+    head, *rows = predict(run, folder, folder.parent / "new" / "table.csv")
+    assert head == ["file", "predicted", "probability", "second", "third", *(f"p_{name}" for name in NAMES)]
+    files = [row[0] for row in rows]
+    assert len(files) == len(EXTENSIONS) + 5
+    assert files == sorted(files)
+    assert "below/further/GREEN.PNG" in files
+    for row in rows:
+        probabilities = np.array(row[5:], float)
+        order = np.argsort(-probabilities)
+        assert probabilities.sum() == pytest.approx(1)
+        assert [row[1], row[3], row[4]] == [NAMES[i] for i in order]
+        assert float(row[2]) == probabilities.max()
+    out = capsys.readouterr().out
+    assert "Passed over 1 file (notes.txt)" in out
+    assert f"Wrote {len(rows)} predictions" in out
+
+
+def test_predictions_are_those_of_the_network_in_evaluation_mode(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # More than a batch, and the last one smaller.
+    test = run.data().load("test")
+    folder.mkdir()
+    for i, pixels in enumerate(np.concatenate([test.pixels, test.pixels])):
+        Image.fromarray(pixels).save(folder / f"{i:03}.png")
+    rows = predict(run, folder, folder / "predictions.csv")[1:]
+    assert [row[0] for row in rows] == [f"{i:03}.png" for i in range(100)]
+
+    data, model = run.data(), run.model().eval()
+    model.load_state_dict(torch.load(run.checkpoint, weights_only=True)["state_dict"])
+    data.setup()
+    images = data.on_after_batch_transfer([torch.from_numpy(test.pixels)], 0)[0]
+    with torch.no_grad():
+        expected = model(images).softmax(1).numpy()
+    found = np.array([row[5:] for row in rows], float)
+    np.testing.assert_allclose(found, np.concatenate([expected, expected]), atol=1e-5)
+    # Once more: the table of the run before is no file of the user's, and is replaced.
+    assert predict(run, folder, folder / "predictions.csv")[1:] == rows
+    assert "Passed over" not in capsys.readouterr().out
+
+
+def test_two_classes_have_no_third(folder: Path, tmp_path: Path, run: Run) -> None:
+    picture(folder / "a.png")
+    model, normalize = run.model(num_classes=2), lambda pixels: pixels.permute(0, 3, 1, 2).float()
+    predict_pictures(model, partial(decode, size=32), normalize, folder, tmp_path / "t.csv", ("a", "b"))
+    row = table(tmp_path / "t.csv")[1]
+    assert sorted([row[1], row[3], row[4]]) == ["", "a", "b"]
+    assert len(row) == 7
+
+
+def bomb(path: Path, side: int) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((side // 8 + 1) * side))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+def test_what_cannot_be_read_is_named_at_the_end(run: Run, folder: Path) -> None:
+    whole = picture(folder / "whole.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.gif").write_text("no picture")
+    # Pillow itself only warns of the first of these.
+    bomb(folder / "wide.png", 10_000)
+    bomb(folder / "wider.png", 14_000)
+    output = folder.parent / "table.csv"
+    named = r"5 files \(cut.png, empty.jpg, text.gif, wide.png, wider.png\) of 6 could not be read"
+    with pytest.raises(UserError, match=named):
+        predict(run, folder, output)
+    assert [row[0] for row in table(output)] == ["file", "whole.png"]
+
+
+def test_a_list_of_many_stays_a_line(run: Run, folder: Path) -> None:
+    folder.mkdir()
+    for i in range(9):
+        (folder / f"{i}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"9 files \(0.png, 1.png, 2.png, 3.png, 4.png, …\) of 9 could"):
+        predict(run, folder, folder.parent / "table.csv")
+    assert len(table(folder.parent / "table.csv")) == 1
+
+
+def test_names_that_are_no_text(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(folder / "grün, \n.png")
+    try:
+        (folder / "a.png").rename(picture(folder / "a.png").with_name("b\udcff.png"))
+        (folder / "c\udcff.txt").write_text("")
+    except OSError:
+        pytest.skip("this file system takes text only")
+    rows = predict(run, folder, folder.parent / "table.csv", overlays=folder.parent / "cam")
+    assert [row[0] for row in rows[1:]] == ["b\udcff.png", "grün, \n.png"]
+    assert "c�.txt" in capsys.readouterr().out
+
+
+def test_overlays_lie_beside_the_enlarged_image(run: Run, folder: Path) -> None:
+    picture(folder / "a.png", "blue", (32, 32))
+    picture(folder / "b" / "a.jpg", "green")
+    cam = folder / "cam"
+    rows = predict(run, folder, folder.parent / "table.csv", overlays=cam, method="HiResCAM")
+    assert sorted(str(path.relative_to(cam)) for path in cam.rglob("*.png")) == ["a.png.png", "b/a.jpg.png"]
+    pair = np.asarray(Image.open(cam / "a.png.png"))
+    assert pair.shape == (256, 512, 3)
+    np.testing.assert_array_equal(pair[::8, :256:8], np.asarray(Image.open(folder / "a.png")))
+    assert (pair[:, :256] != pair[:, 256:]).any()
+    # Overlays of the run before are no pictures.
+    assert predict(run, folder, folder.parent / "table.csv", overlays=cam, method="HiResCAM") == rows
+    assert (np.asarray(Image.open(cam / "a.png.png")) == pair).all()
+
+
+def test_overlays_show_the_predicted_class(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for colour in COLOURS:
+        picture(folder / f"{colour}.png", colour)
+    asked: list[Any] = []
+
+    def maps(net: Any, layer: Any, images: torch.Tensor, classes: Any, method: str) -> Any:
+        asked.append([NAMES[c] for c in classes])
+        assert layer in list(net.modules())
+        return np.zeros((len(images), 32, 32), np.float32)
+
+    monkeypatch.setattr("cifar_lit.commands.pictures.class_activation_maps", maps)
+    for mode in ("none", "default"):
+        model = run.model(compile_mode=mode)
+        rows = predict(run, folder, folder.parent / "table.csv", model, overlays=folder.parent / "cam")
+        assert asked[-1] == [row[1] for row in rows[1:]]
+
+
+def test_a_compiled_network_has_maps_too(run: Run, folder: Path) -> None:
+    picture(folder / "a.png")
+    for mode in ("none", "default"):
+        predict(run, folder, folder / "t.csv", run.model(compile_mode=mode), overlays=folder.parent / mode)
+    plain, compiled = ((folder.parent / mode / "a.png.png").read_bytes() for mode in ("none", "default"))
+    assert plain == compiled
+
+
+def test_overlays_leave_the_pictures_alone(run: Run, folder: Path) -> None:
+    picture(folder / "a.png")
+    with pytest.raises(UserError, match="name another folder"):
+        predict(run, folder, folder.parent / "table.csv", overlays=folder)
+    # A folder around the pictures is no reason to pass them over.
+    assert len(predict(run, folder, folder.parent / "table.csv", overlays=folder.parent)) == 2
+
+
+def test_a_network_without_a_layer_for_overlays(run: Run, folder: Path) -> None:
+    picture(folder / "a.png")
+    model = Classifier(run.model().net, num_classes=3)
+    with pytest.raises(UserError, match="no cam_layer"):
+        predict(run, folder, folder.parent / "table.csv", model, overlays=folder.parent / "cam")
+    assert len(predict(run, folder, folder.parent / "table.csv", model)) == 2
+
+
+def test_no_pictures(run: Run, folder: Path) -> None:
+    with pytest.raises(UserError, match="is no folder"):
+        predict(run, folder, folder.parent / "table.csv")
+    folder.mkdir()
+    (folder / "notes.txt").write_text("")
+    with pytest.raises(UserError, match="holds no pictures"):
+        predict(run, folder, folder.parent / "table.csv")
+    assert not (folder.parent / "table.csv").exists()
+
+
+def test_where_nothing_can_be_written(run: Run, folder: Path) -> None:
+    picture(folder / "a.png")
+    in_the_way = folder.parent / "file"
+    in_the_way.write_text("")
+    for output, overlays in ((in_the_way / "table.csv", None), (folder.parent / "table.csv", in_the_way / "cam")):
+        with pytest.raises(UserError, match="Cannot write to"):
+            predict(run, folder, output, overlays=overlays)
+    assert not (folder.parent / "table.csv").exists()

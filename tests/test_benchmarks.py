@@ -1,0 +1,354 @@
+"""Every benchmark at a tiny size: that it measures what it says, and writes where it is told."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import albumentations as A
+import numpy as np
+import pytest
+import torch
+import yaml
+from pytorch_lightning import Callback
+
+from cifar_lit.data import ImageFolderDataModule
+from cifar_lit.explain.layers import layer_table
+from cifar_lit.models.cifar_resnet import CifarResNetV1
+
+# The benchmarks are run in the repository and not installed.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks import epoch_limit, gpu, gpu_parts, input_pipeline, measure, time_to_accuracy, training_loop
+
+QUICKSTART = str(measure.REPOSITORY / "configs" / "quickstart.yaml")
+SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu")
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Benchmarks of this machine's CPU; runs land in the test's own folder, and results stay as they are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv(measure.COMMIT_VARIABLE, "abcdef")
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+def result(folder: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    assert content["commit"] == "abcdef"
+    assert {"command", "date", "machine", "versions", "what"} <= content.keys()
+    return content
+
+
+def test_alternates_and_leaves_the_warm_up_out() -> None:
+    order: list[str] = []
+
+    def contender(name: str) -> Callable[[], float]:
+        def speed() -> float:
+            order.append(name)
+            return float(len(order))
+
+        return speed
+
+    speeds = measure.alternate({"a": contender("a"), "b": contender("b")}, rounds=2)
+    assert order == ["a", "b"] * 3
+    assert speeds == {"a": [3, 5], "b": [4, 6]}
+    assert measure.ratio(speeds, "b", "a") == pytest.approx((4 / 3 + 6 / 5) / 2)
+
+
+def test_the_commit_says_that_the_tree_had_changes_but_not_new_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def git(*args: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=tmp_path, check=True)
+
+    monkeypatch.delenv(measure.COMMIT_VARIABLE)
+    monkeypatch.setattr(measure, "REPOSITORY", tmp_path)
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    for name in ("code.py", "benchmarks/results/a.json"):
+        (tmp_path / name).write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    clean = measure.commit()
+    assert len(clean) >= 7
+    (tmp_path / "benchmarks" / "results" / "a.json").write_text("2")
+    assert measure.commit() == clean
+    (tmp_path / "code.py").write_text("2")
+    assert measure.commit() == clean + "+"
+
+
+def test_clock_times_steps_pauses_and_the_whole(tmp_path: Path) -> None:
+    _, clock = measure.run(
+        *("fit", f"--config={QUICKSTART}", *SHORT, "--data=benchmarks.measure.NoiseDataModule", "--data.images=40"),
+        *("--data.batch_size=4", "--trainer.max_epochs=3", f"--trainer.default_root_dir={tmp_path}"),
+        f"--trainer.callbacks+={__name__}.Sleeper",
+    )
+    assert clock.images == [8, 8, 8]
+    assert len(clock.epochs) == 3
+    assert min(clock.epochs) > 2 * Sleeper.STEP
+    assert max(clock.epochs) < 2 * Sleeper.STEP + Sleeper.VALIDATION
+    assert len(clock.pauses) == 2
+    assert min(clock.pauses) > Sleeper.VALIDATION
+    assert clock.fit > sum(clock.epochs) + sum(clock.pauses) + Sleeper.VALIDATION
+
+
+class Sleeper(Callback):
+    """Makes steps and validation take a while."""
+
+    STEP, VALIDATION = 0.02, 0.3
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        time.sleep(self.STEP)
+
+    def on_validation_start(self, *args: Any) -> None:
+        time.sleep(self.VALIDATION)
+
+
+def test_every_way_of_augmenting_delivers_normalised_batches() -> None:
+    epochs = input_pipeline.contenders(images=40, batch_size=16)
+    assert len(epochs) == 5
+    for name, epoch in epochs.items():
+        batches = list(epoch())
+        assert [len(batch) for batch in batches] == [16, 16, 8], name
+        for batch in batches:
+            assert batch.dtype == torch.float32, name
+            assert batch.shape[1:] == (3, 32, 32), name
+        # Of noise, which no mean and deviation of photographs fits to the last digit.
+        values = torch.cat(batches)
+        assert -3 < values.min() < -1, name
+        assert 1 < values.max() < 3, name
+        assert abs(values.mean()) < 0.3, name
+        assert not torch.equal(values[:16], next(epoch())), f"{name} repeats itself"
+
+
+def test_r4s_list_is_that_of_the_recipe() -> None:
+    listed = yaml.safe_load(input_pipeline.R4.read_text(encoding="utf-8"))["data"]["init_args"]["transforms"]
+    made = input_pipeline.transforms_of_r4()
+    assert [type(transform).__name__ for transform in made] == [entry["class_path"] for entry in listed]
+    rotations = [tuple(entry["init_args"]["rotate"]) for entry in listed if entry["class_path"] == "Affine"]
+    assert [transform.rotate for transform in made if isinstance(transform, A.Affine)] == rotations
+
+
+def test_input_pipeline(tmp_path: Path) -> None:
+    input_pipeline.main(["--images=16", "--rounds=1", "--seconds=0", "--batch_size=8", f"--output={tmp_path}"])
+    found = result(tmp_path, "input_pipeline-cpu")
+    speeds = found["median_images_per_second"]
+    expected = speeds["R4, device executor"] / speeds["R4, albumentations"]
+    assert found["ratios"]["R4, device executor over albumentations"] == pytest.approx(expected, rel=0.02)
+    assert len(found["ratios"]) == 3
+
+
+@pytest.mark.slow
+def test_training_loop(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
+    images = image_folder(train=40, test=4)
+    training_loop.main(
+        [f"--images={images}", "--rounds=1", "--batch_size=4", "--steps=2", f"--output={tmp_path / 'results'}"]
+    )
+    found = result(tmp_path / "results", "training_loop-cpu")
+    speeds = found["median_images_per_second"]
+    assert all(speed > 1 for speed in speeds.values())
+    assert found["fit_over_bare_loop"] == pytest.approx(speeds["fit"] / speeds["bare loop"], rel=0.1)
+
+
+def test_traffic_counts_passes_over_maps() -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.AvgPool2d(4)
+    )
+    size = 4 * 4 * 4
+    assert epoch_limit.traffic(layer_table(net, (3, 8, 8))) == 3 * (3 * 8 * 8 + size) + 8 * size + 2 * (size + 4)
+
+
+def test_traffic_of_resnet20_is_what_its_layers_move() -> None:
+    # 15 passes over the outputs of its convolutions, as one counts them by hand.
+    by_hand = 15 * (7 * 16 * 32**2 + 6 * 32 * 16**2 + 6 * 64 * 8**2)
+    assert epoch_limit.traffic(layer_table(CifarResNetV1(20))) == pytest.approx(by_hand, rel=0.1)
+
+
+def test_the_machines_speeds_are_those_of_the_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch_limit, "SIDE", {"cpu": 10})
+    monkeypatch.setattr(epoch_limit, "COPY", {"cpu": 100})
+    times = iter(range(1000))
+    monkeypatch.setattr(epoch_limit, "now", lambda: float(next(times)))
+    assert epoch_limit.operations_a_second(torch.device("cpu"), torch.bfloat16) == 2 * 10**3
+    assert epoch_limit.bytes_a_second(torch.device("cpu")) == 2 * 100
+
+
+def test_epoch_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype: 1e12)
+    monkeypatch.setattr(epoch_limit, "bytes_a_second", lambda device: 1e12)
+    epoch_limit.main(
+        [
+            *("resnet20", "--images=40", "--steps=2", f"--output={tmp_path}"),
+            *("--data.batch_size=4", "--trainer.precision=32-true", "--trainer.accelerator=cpu"),
+        ]
+    )
+    row = result(tmp_path, "epoch_limit-cpu")["recipes"]["resnet20"]
+    table = layer_table(CifarResNetV1(20))
+    assert row["compute_seconds"] == pytest.approx(50_000 * 6 * table.macs / 1e12, rel=1e-3)
+    moved = 50_000 * (4 * epoch_limit.traffic(table) + 8 * 4 * table.trainable_parameters / 4)
+    assert row["memory_seconds"] == pytest.approx(moved / 1e12, rel=1e-3)
+    assert row["bound"] == "compute"
+    assert row["limit"] == pytest.approx(row["compute_seconds"], rel=1e-3)
+    assert row["ratio"] == pytest.approx(row["seconds"] / row["limit"], rel=0.01)
+    # 50,000 images at less than a second for eight of them, and more than a millisecond.
+    assert 50_000 / 8 * 1e-3 < row["seconds"] < 50_000 / 8 * 5
+    assert row["batch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    "line", ["      test/accuracy_flip    0.9523000121116638", "│   test/accuracy_flip   │  0.9523000121116638  │"]
+)
+def test_reads_accuracies_in_either_frame(line: str) -> None:
+    printed = f"{line.replace('_flip', '')}\n{line}\n{line.replace('accuracy_flip', 'loss').replace('0.95', '9.5')}"
+    assert time_to_accuracy.accuracies(printed) == {"accuracy": 95.23, "accuracy_flip": 95.23}
+
+
+def test_accuracies_can_be_tiny_and_whole() -> None:
+    assert time_to_accuracy.accuracies("test/accuracy 1.0\ntest/accuracy_top5 1.5e-05") == {
+        "accuracy": 100,
+        "accuracy_top5": 0,
+    }
+
+
+@pytest.mark.slow
+def test_time_to_accuracy_runs_no_seed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [f"--config={QUICKSTART}", f"--output={tmp_path}", "--seeds=1", *SHORT, "--model.tta=flip"]
+    time_to_accuracy.main(arguments)
+    first = result(tmp_path, "time_to_accuracy-quickstart-cpu")
+    assert first["fit_seconds"][0] > 1 < first["test_seconds"][0]
+    assert 0 <= first["mean_accuracy"] <= 100
+    assert first["accuracy_flip"]
+    assert first["commits"] == ["abcdef"]
+    monkeypatch.setattr(time_to_accuracy, "train_and_test", lambda *args: {"fit_seconds": 1.0, "accuracy": 50.0})
+    time_to_accuracy.main(arguments)
+    assert result(tmp_path, "time_to_accuracy-quickstart-cpu")["fit_seconds"] == first["fit_seconds"]
+    time_to_accuracy.main([*arguments, "--model.depth=14"])
+    assert result(tmp_path, "time_to_accuracy-quickstart-cpu")["fit_seconds"] == [1.0]
+
+
+def test_time_to_accuracy_trains_on_everything_and_tests_the_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[tuple[str, ...]] = []
+
+    def command(*arguments: str) -> tuple[float, str]:
+        commands.append(arguments)
+        return 1.0, "test/accuracy 0.5"
+
+    monkeypatch.setattr(time_to_accuracy, "command", command)
+    time_to_accuracy.main([f"--config={QUICKSTART}", "--data_root=images", f"--output={tmp_path}", "--seeds=2"])
+    fits, tests = commands[::2], commands[1::2]
+    for seed, (fit, test) in enumerate(zip(fits, tests, strict=True)):
+        assert {"--data.val_size=0", "--trainer.limit_val_batches=0", f"--seed_everything={seed}"} <= {*fit}
+        assert f"--data.root={tmp_path / 'images'}" in fit
+        assert test[:2] == ("test", "--ckpt_path=last")
+        assert test[2] == fit[-1]
+    assert fits[0][-1] != fits[1][-1], "two seeds share a folder"
+
+
+FAKE_AIRBENCH = """
+import sys, time, torch
+train, test = (torch.load(f"cifar10/{split}.pt") for split in ("train", "test"))
+assert train["images"].dtype == torch.uint8 and train["images"].shape == (20, 32, 32, 3)
+assert train["labels"].dtype == torch.int64 and len(test["labels"]) == 4 and len(train["classes"]) == 10
+print("|  run     |  epoch  |  train_acc  |  val_acc  |  tta_val_acc  |  time_seconds  |")
+for run in range(3):
+    print(f"|  {run}  |      0  |     0.3000  |   0.4000  |               |        0.2000  |")
+    print(f"|        |   eval  |     0.9000  |   0.930{run}  |       0.9400  |        2.{run}000  |")
+time.sleep(100)
+"""
+
+
+def settings(**changes: Any) -> gpu_parts.Settings:
+    given = {"data_root": None, "airbench": None, "seeds": 2, "jobs": 2, "further": (), "sizes": gpu_parts.TINY}
+    return gpu_parts.Settings(**{**given, **changes})
+
+
+def test_airbench_is_read_until_it_has_run_enough(tmp_path: Path) -> None:
+    program = tmp_path / "airbench.py"
+    program.write_text(FAKE_AIRBENCH)
+    sizes = gpu_parts.Sizes(images=20)
+    *_, last = gpu_parts.of_airbench(settings(airbench=program, sizes=sizes), 0)
+    assert last["seconds"] == [2.1, 2.2]
+    assert last["median_seconds"] == 2.15
+    assert last["accuracy"] == [93.01, 93.02]
+    assert last["mean_accuracy_with_views"] == 94
+
+
+def test_airbench_that_ends_early_is_an_error(tmp_path: Path) -> None:
+    program = tmp_path / "airbench.py"
+    program.write_text("raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="exit code 3 after 0 runs"):
+        list(gpu_parts.of_airbench(settings(airbench=program), 0))
+
+
+def test_airbench_gets_images_of_all_classes_first(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
+    data = ImageFolderDataModule(str(image_folder(train=50)))
+    gpu_parts.write_for_airbench(data, tmp_path / "cifar10")
+    written = torch.load(tmp_path / "cifar10" / "train.pt")
+    assert 5 < written["labels"][:30].sum() < 25
+    cat, dog = (data.load("train").pixels[data.load("train").labels == label] for label in (0, 1))
+    for label, pixels in ((0, cat), (1, dog)):
+        shown = written["images"][written["labels"] == label].numpy()
+        assert np.array_equal(np.sort(shown.sum(axis=(1, 2, 3))), np.sort(pixels.sum(axis=(1, 2, 3), dtype=np.int64)))
+
+
+def test_accuracy_is_shared_out_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_parts, "ACCURACY_OF", ("a", "b"))
+    monkeypatch.setattr(gpu_parts, "train_and_test", lambda given, recipe, seed, *more: {"accuracy": 10.0 * seed})
+    jobs = [list(gpu_parts.of_accuracy(settings(seeds=3), share))[-1] for share in (0, 1)]
+    # As the jobs' files hold them.
+    merged = gpu.by_recipe([*json.loads(json.dumps(jobs)), {"error": "its time was up"}])
+    assert merged["a"] == {"seeds": [0, 2, 1], "accuracy": [0, 20, 10], "mean_accuracy": 10}
+    assert merged["errors"] == ["its time was up"]
+
+
+def test_a_run_to_its_end_gives_what_its_clock_and_its_test_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = {"test/accuracy": 0.25, "test/accuracy_flip": 0.5, "test/loss": 1.0}
+    cli = SimpleNamespace(trainer=SimpleNamespace(test=lambda *args, **kwargs: [metrics]), model=None, datamodule=None)
+    monkeypatch.setattr(gpu_parts, "run", lambda *arguments: (cli, SimpleNamespace(fit=3.0, test=1.0)))
+    figures = gpu_parts.train_and_test(settings(), "resnet20", 0)
+    assert figures == {"seconds": 4, "fit_seconds": 3, "test_seconds": 1, "accuracy": 25, "accuracy_flip": 50}
+
+
+def test_a_run_to_its_end_leaves_no_files(tmp_path: Path) -> None:
+    whole = (*gpu_parts.TINY.whole, "--trainer.accelerator=cpu")
+    sizes = gpu_parts.Sizes(images=40, every=gpu_parts.TINY.every, whole=whole)
+    figures = gpu_parts.train_and_test(settings(sizes=sizes), "resnet20", 0)
+    assert figures.keys() == {"seconds", "fit_seconds", "test_seconds", "accuracy", "accuracy_flip"}
+    assert figures["fit_seconds"] > 0 < figures["test_seconds"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_gpu_notes_what_fails_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(measure.REPOSITORY)
+    program = tmp_path / "airbench.py"
+    program.write_text("raise SystemExit(3)")
+    arguments = ["--tiny", "--parts", "airbench", "input_pipeline", f"--airbench={program}", f"--output={tmp_path}"]
+    gpu.main(arguments)
+    found = result(tmp_path, "gpu-cpu")
+    assert "exit code 3" in found["airbench"]["error"]
+    assert "error" not in found["input_pipeline"]
+    assert found["input_pipeline"]["ratios"]
+
+
+def test_a_part_whose_time_is_up_is_ended_and_keeps_what_it_has(tmp_path: Path) -> None:
+    script = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text('{\"done\": 1}'); time.sleep(100)"
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "epochs-0.json")], start_new_session=True)
+    while not (tmp_path / "epochs-0.json").is_file():
+        time.sleep(0.01)
+    found = gpu.outcome(process, "epochs", 0, time.monotonic() + 0.1, tmp_path)
+    assert found == {"done": 1, "error": "its time was up"}
+    assert process.poll() is not None
+
+
+def test_gpu_needs_images_or_to_be_tiny(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gpu.main([])
+    assert "--data_root" in capsys.readouterr().err

@@ -1,0 +1,328 @@
+"""Muon and its neighbours against what they say they compute, worked out another way in float64."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from cifar_lit import optimizers
+from cifar_lit.classifier import OptimizerCallable
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.errors import UserError
+from cifar_lit.models import ResNetV1, SpeedNet
+from cifar_lit.optimizers import DecoupledSGD, MuonSGD, orthogonalize
+from cifar_lit.schedules import Triangular
+
+
+@pytest.fixture
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizers, "_fast_dtype", lambda device: torch.float32)
+
+
+def by_singular_values(matrix: Tensor, steps: int) -> Tensor:
+    """The iteration, done on the singular values: the products of matrices leave the rest alone."""
+    left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
+    values = values / values.square().sum().sqrt()
+    for _ in range(steps):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    result: Tensor = left @ values.diag() @ right
+    return result
+
+
+def seeded(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(8, 27), (64, 216), (48, 48), (64, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_five_steps_bring_singular_values_near_one(
+    monkeypatch: pytest.MonkeyPatch, rows: int, columns: int, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(optimizers, "_fast_dtype", lambda device: dtype)
+    # Condition number 30, at any size: the smallest must be lifted, too.
+    left, _, right = torch.linalg.svd(seeded(rows, columns), full_matrices=False)
+    matrix = 1e-4 * left @ torch.linspace(1, 30, min(rows, columns)).diag() @ right
+    result = orthogonalize(matrix[None], 5)
+    assert result.dtype == dtype
+    assert result.shape == (1, rows, columns)
+    values = torch.linalg.svdvals(result[0].double())
+    slack = 0.0 if dtype == torch.float32 else 0.02
+    assert values.min() > 0.68 - slack
+    assert values.max() < 1.14 + slack
+
+
+@pytest.mark.usefixtures("in_float32")
+@pytest.mark.parametrize(("rows", "columns"), [(8, 27), (30, 9)])
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_each_matrix_of_a_batch_by_its_singular_values(rows: int, columns: int, steps: int) -> None:
+    matrices = seeded(3, rows, columns) * torch.tensor([1e-3, 1.0, 1e3]).view(3, 1, 1)
+    expected = torch.stack([by_singular_values(matrix, steps) for matrix in matrices])
+    torch.testing.assert_close(orthogonalize(matrices, steps), expected.float(), atol=2e-3, rtol=0)
+
+
+class Mixed(nn.Module):
+    """Two wide filter banks of one shape, a tall one, a matrix and a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters = nn.ParameterList([seeded(6, 4, 3, 3), seeded(6, 4, 3, 3, seed=1), seeded(12, 1, 3, 3)])
+        self.matrix = nn.Parameter(seeded(3, 5))
+        self.bias = nn.Parameter(seeded(5))
+
+    def set_gradients(self, seed: int) -> None:
+        for number, parameter in enumerate(self.parameters()):
+            parameter.grad = seeded(*parameter.shape, seed=100 * seed + number)
+
+
+@pytest.mark.usefixtures("in_float32")
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_filters_move_by_the_orthogonalised_momentum(memory_format: torch.memory_format) -> None:
+    model = Mixed().to(memory_format=memory_format)
+    optimizer = MuonSGD(model.parameters(), lr=0.2, momentum=0.7, steps=4)
+    expected = [filters.detach().double() for filters in model.filters]
+    momenta = [torch.zeros_like(filters) for filters in expected]
+    for step in range(3):
+        model.set_gradients(step)
+        for i, filters in enumerate(model.filters):
+            assert filters.grad is not None
+            filters.grad = filters.grad.contiguous(memory_format=memory_format)
+            gradient = filters.grad.double()
+            momenta[i] = 0.7 * momenta[i] + gradient
+            update = by_singular_values((gradient + 0.7 * momenta[i]).reshape(len(filters), -1), 4)
+            normalised = expected[i] * len(filters) ** 0.5 / expected[i].square().sum().sqrt()
+            expected[i] = normalised - 0.2 * update.reshape(filters.shape)
+        optimizer.step()
+    for filters, reference in zip(model.filters, expected, strict=True):
+        torch.testing.assert_close(filters.detach(), reference.float(), atol=2e-3, rtol=0)
+
+
+def test_everything_else_moves_as_with_nesterov_momentum() -> None:
+    model, twin = Mixed(), Mixed()
+    optimizer = MuonSGD(model.parameters(), head_lr=0.3, bias_lr=2.0, sgd_momentum=0.8, weight_decay=0.06)
+    reference = SGD(
+        [
+            {"params": [twin.matrix], "lr": 0.3, "weight_decay": 0.06 / 0.3},
+            {"params": [twin.bias], "lr": 2.0, "weight_decay": 0.06 / 2.0},
+        ],
+        momentum=0.8,
+        nesterov=True,
+    )
+    for step in range(3):
+        for net, steps in ((model, optimizer), (twin, reference)):
+            net.set_gradients(step)
+            steps.step()
+    torch.testing.assert_close(model.matrix, twin.matrix)
+    torch.testing.assert_close(model.bias, twin.bias)
+
+
+def rates(optimizer: Optimizer) -> dict[int, tuple[float, float]]:
+    """Learning rate and weight decay of every parameter, by its identity."""
+    return {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_groups_of_a_classifier() -> None:
+    model = ResNetV1(depth=8)
+    found = rates(MuonSGD(model.parameter_groups(), lr=0.2, head_lr=0.5, bias_lr=4.0, weight_decay=0.01))
+    # Biases and scales are in a group without weight decay.
+    expected = {1: (4.0, 0.0), 2: (0.5, 0.01 / 0.5), 4: (0.2, 0.0)}
+    assert found == {id(p): expected[p.ndim] for p in model.parameters()}
+
+
+@pytest.mark.parametrize("optimizer", [SGD, AdamW, MuonSGD, DecoupledSGD])
+def test_the_speed_network_works_with_any_optimizer(optimizer: Any) -> None:
+    model = SpeedNet(widths=[4, 4])
+    steps = optimizer(model.parameter_groups(), lr=0.1)
+    model(seeded(4, 3, 16, 16)).square().sum().backward()
+    before = [p.clone() for p in model.parameters()]
+    steps.step()
+    moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
+    assert moved == [p.requires_grad for p in model.parameters()]
+
+
+def test_a_groups_own_settings_come_first() -> None:
+    model = Mixed()
+    groups = [
+        {"params": [*model.filters], "lr": 0.9},
+        {"params": [model.matrix, model.bias], "lr": 0.5, "weight_decay": 0.2},
+    ]
+    found = rates(MuonSGD(groups, lr=0.1, weight_decay=0.01))
+    assert {found[id(filters)][0] for filters in model.filters} == {0.9}
+    assert found[id(model.matrix)] == found[id(model.bias)] == (0.5, 0.2 / 0.5)
+
+
+def test_decoupled_settings_are_those_of_the_published_formula() -> None:
+    model, twin = Mixed(), Mixed()
+    optimizer = DecoupledSGD(model.parameters())
+    # airbench94: 11.5 and 0.0153 per 1,024 examples, 64 for biases, by 1 + 1 / (1 - 0.85).
+    unit = 1 + 1 / 0.15
+    reference = SGD(
+        [
+            {"params": [*twin.filters, twin.matrix], "lr": 11.5 / unit, "weight_decay": 0.0153 / 11.5},
+            {"params": [twin.bias], "lr": 64 * 11.5 / unit, "weight_decay": 0.0153 / (64 * 11.5)},
+        ],
+        momentum=0.85,
+        nesterov=True,
+    )
+    for step in range(2):
+        for net, steps in ((model, optimizer), (twin, reference)):
+            net.set_gradients(step)
+            steps.step()
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other)
+
+
+def test_decay_depends_on_weight_decay_alone() -> None:
+    decays = set()
+    for lr, momentum in ((1.0, 0.5), (8.0, 0.5), (1.0, 0.9)):
+        optimizer = DecoupledSGD([nn.Parameter(seeded(3, 5)), nn.Parameter(seeded(5))], lr, momentum, 0.02)
+        unit = 1 + 1 / (1 - momentum)
+        decays |= {round(rate * decay * unit, 9) for rate, decay in rates(optimizer).values()}
+    assert decays == {0.02}
+
+
+@pytest.mark.parametrize("build", [MuonSGD, DecoupledSGD])
+def test_a_saved_state_goes_on_to_the_bit(build: Any, tmp_path: Path) -> None:
+    def run(model: Mixed, optimizer: Optimizer, steps: Iterable[int]) -> None:
+        for step in steps:
+            model.set_gradients(step)
+            optimizer.step()
+
+    model, resumed = Mixed(), Mixed()
+    optimizer = build(model.parameters())
+    run(model, optimizer, range(3))
+    torch.save([model.state_dict(), optimizer.state_dict()], tmp_path / "state.pt")
+    run(model, optimizer, range(3, 6))
+
+    weights, state = torch.load(tmp_path / "state.pt", weights_only=True)
+    resumed.load_state_dict(weights)
+    other = build(resumed.parameters(), lr=3.0)
+    other.load_state_dict(state)
+    run(resumed, other, range(3, 6))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_run_resumed_in_lightning_goes_on_to_the_bit(tmp_path: Path) -> None:
+    def fit(ckpt_path: Path | None = None) -> dict[str, Tensor]:
+        seed_everything(0)
+        model = SpeedNet(widths=[8, 8], optimizer=MuonSGD, schedule=Triangular, whitening_bias_epochs=1)
+        trainer = Trainer(
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            max_epochs=3,
+            limit_train_batches=3,
+            limit_val_batches=0,
+            callbacks=[ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)],
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, DigitsDataModule(batch_size=32), ckpt_path=ckpt_path, weights_only=True)
+        assert trainer.global_step == 9
+        return dict(model.state_dict())
+
+    whole = fit()
+    for epoch in (0, 1):
+        resumed = fit(tmp_path / f"epoch={epoch}.ckpt")
+        assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_schedule_scales_every_groups_own_rate() -> None:
+    model = Mixed()
+    optimizer = MuonSGD(model.parameters(), lr=0.2, head_lr=0.5, bias_lr=4.0)
+    schedule = Triangular(optimizer, total_steps=4, warmup=0.0)
+    seen = []
+    for _ in range(4):
+        seen.append({rate for rate, _ in rates(optimizer).values()})
+        model.set_gradients(0)
+        optimizer.step()
+        schedule.step()
+    assert seen == [{share * rate for rate in (0.2, 0.5, 4.0)} for share in (1, 0.75, 0.5, 0.25)]
+
+
+def test_a_rate_of_zero_moves_nothing() -> None:
+    model = Mixed()
+    optimizer = MuonSGD(model.parameters(), lr=0.0, head_lr=0.0, bias_lr=0.0, weight_decay=0.1)
+    model.set_gradients(0)
+    optimizer.step()
+    assert torch.equal(model.matrix, Mixed().matrix)
+    assert torch.equal(model.bias, Mixed().bias)
+
+
+def test_what_has_no_gradient_stays() -> None:
+    model = Mixed()
+    model.set_gradients(0)
+    model.filters[1].grad = model.bias.grad = None
+    MuonSGD(model.parameters()).step()
+    moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), Mixed().parameters(), strict=True)]
+    assert moved == [True, False, True, False, True]
+
+
+def test_all_zeros_give_no_nan() -> None:
+    model = Mixed()
+    optimizer = MuonSGD(model.parameters())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert not any(parameter.any() for parameter in model.parameters())
+
+
+def test_a_step_never_waits_for_the_device() -> None:
+    # There are no values on this device that could be waited for: reading one is an error.
+    model = Mixed().to("meta")
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    MuonSGD(model.parameters(), weight_decay=0.1).step()
+
+
+def test_a_closure_is_called_with_gradients() -> None:
+    weight = nn.Parameter(seeded(4, 2, 3, 3))
+    optimizer = MuonSGD([weight])
+
+    def closure() -> Tensor:
+        loss = weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    before = weight.detach().clone()
+    assert optimizer.step(closure) == before.square().sum()
+    assert not torch.equal(weight, before)
+
+
+def test_named_in_yaml_without_their_module() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--optimizer", type=OptimizerCallable)
+    for name, kind in (("MuonSGD", MuonSGD), ("DecoupledSGD", DecoupledSGD)):
+        parsed = parser.instantiate_classes(parser.parse_args([f"--optimizer={name}", "--optimizer.lr=0.3"]))
+        optimizer = parsed.optimizer([{"params": [nn.Parameter(seeded(4, 2, 3, 3))]}])
+        assert type(optimizer) is kind
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.3 / (1 + 1 / 0.15))
+
+
+@pytest.mark.parametrize(
+    ("build", "settings", "message"),
+    [
+        (MuonSGD, {"lr": -0.1}, "lr is -0.1"),
+        (MuonSGD, {"head_lr": -1.0}, "head_lr is -1.0"),
+        (MuonSGD, {"bias_lr": -1.0}, "bias_lr is -1.0"),
+        (MuonSGD, {"weight_decay": -1.0}, "weight_decay is -1.0"),
+        (MuonSGD, {"steps": -1}, "steps is -1"),
+        (MuonSGD, {"momentum": 1.0}, "momentum is 1.0"),
+        (MuonSGD, {"sgd_momentum": -0.1}, "sgd_momentum is -0.1"),
+        (DecoupledSGD, {"lr": -1.0}, "lr is -1.0"),
+        (DecoupledSGD, {"momentum": 1.0}, "momentum is 1.0"),
+        (DecoupledSGD, {"weight_decay": -1.0}, "weight_decay is -1.0"),
+        (DecoupledSGD, {"bias_scaler": -1.0}, "bias_scaler is -1.0"),
+    ],
+)
+def test_settings_out_of_range(build: Any, settings: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build([nn.Parameter(seeded(3, 5))], **settings)
