@@ -175,7 +175,9 @@ def summary(**values: Sequence[float]) -> dict[str, Any]:
 def train_and_test(given: Settings, recipe: str, seed: int, *further: str) -> dict[str, float]:
     """Seconds of training and of testing, and accuracies in percent after the last epoch."""
     options = [*given.data, *WITHOUT_VALIDATION, *WITHOUT_FILES, *given.sizes.every, *given.sizes.whole, *further]
-    cli, clock = run("fit", f"--config={CONFIGS / recipe}.yaml", f"--seed_everything={seed}", *options)
+    with tempfile.TemporaryDirectory() as folder:
+        place = f"--trainer.default_root_dir={folder}"
+        cli, clock = run("fit", f"--config={CONFIGS / recipe}.yaml", f"--seed_everything={seed}", place, *options)
     (metrics,) = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     shown = {name.removeprefix("test/"): 100 * value for name, value in metrics.items() if "accuracy" in name}
     return {"seconds": clock.fit + clock.test, "fit_seconds": clock.fit, "test_seconds": clock.test, **shown}

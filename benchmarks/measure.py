@@ -59,7 +59,8 @@ class Clock(Callback):
         images: Of each epoch.
         epochs: Seconds of each epoch, without what follows its last step.
         pauses: Seconds between the last step of an epoch and the next epoch: validation, checkpoints, metrics.
-        fit: Seconds of training with all of that, from when data and model are there.
+        fit: Seconds of training with all of that, from when data and model are there; without what the command line's
+            own callbacks take down at the start.
         test: Seconds of testing, to the end of its last step: before what panels draw.
     """
 
@@ -68,17 +69,23 @@ class Clock(Callback):
         self.epochs: list[float] = []
         self.pauses: list[float] = []
         self.fit = self.test = 0.0
-        self._begun = self._epoch_begun = self._epoch_ended = 0.0
+        self._begun = self._prepared = self._epoch_begun = self._epoch_ended = 0.0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts."""
         self._begun = now()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Pauses: callbacks that were given come before the command line's own."""
+        self._prepared = now() - self._begun
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts an epoch."""
         self._epoch_begun = now()
         if self.images:
             self.pauses.append(self._epoch_begun - self._epoch_ended)
+        else:
+            self._begun = self._epoch_begun - self._prepared
         self.images.append(0)
 
     def on_train_batch_end(

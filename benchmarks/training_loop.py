@@ -145,9 +145,10 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
     """Speeds of the three, their medians and what they are beside one another."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     arguments = ["fit", f"--config={RECIPE}", *data_options, "--data.val_size=0.1", f"--data.batch_size={batch_size}"]
-    data: ImageDataModule = CifarCLI([*arguments, "--trainer.fast_dev_run=1"]).datamodule
-    assert data.train_images is not None
     with tempfile.TemporaryDirectory() as folder:
+        once = ["--trainer.fast_dev_run=1", f"--trainer.default_root_dir={folder}"]
+        data: ImageDataModule = CifarCLI([*arguments, *once]).datamodule
+        assert data.train_images is not None
         contenders = {
             "fit": ours(arguments, steps, folder),
             "bare loop": bare(data, steps, device),

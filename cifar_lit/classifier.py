@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_lit.errors import UserError
@@ -37,7 +38,8 @@ class Classifier(LightningModule):
     Args:
         net: Maps normalised images, float (N, 3, H, W), to logits (N, num_classes).
         num_classes: Number of classes; taken from the data on the command line.
-        optimizer: Given the parameters, makes the optimizer; its ``lr`` is the peak of the schedule.
+        optimizer: Given the parameters, makes the optimizer; its ``lr`` is the peak of the schedule. By default it is
+            SGD with a rate of 0.1, Nesterov momentum of 0.9 and a weight decay of 5e-4.
         schedule: Given the optimizer and the number of steps in the run, makes the learning-rate schedule. Without
             one the rate stays.
         weight_decay_on: What the optimizer's weight decay applies to: ``weights`` (of convolutions and linear layers,
@@ -57,9 +59,7 @@ class Classifier(LightningModule):
         self,
         net: nn.Module,
         num_classes: int = 10,
-        optimizer: OptimizerCallable = lambda params: torch.optim.SGD(
-            params, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
-        ),
+        optimizer: OptimizerCallable | None = None,
         schedule: ScheduleCallable | None = None,
         weight_decay_on: Literal["weights", "convolutions", "all"] = "weights",
         l1_penalty: float = 0.0,
@@ -80,7 +80,8 @@ class Classifier(LightningModule):
         # A function, not a module: names of weights stay, and hooks on layers (Grad-CAM) see the network itself.
         self._compiled = None if compile_mode == "none" else torch.compile(self.net.forward, mode=compile_mode)
         self.num_classes = num_classes
-        self.optimizer = optimizer
+        # Not as the argument's default: the command line would give its momentum and decay to any other optimizer.
+        self.optimizer = optimizer or partial(SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
         self.schedule = schedule
         self.weight_decay_on = weight_decay_on
         self.l1_penalty = l1_penalty

@@ -18,6 +18,7 @@ import cifar_lit.data
 import cifar_lit.models
 import cifar_lit.optimizers
 import cifar_lit.schedules  # noqa: F401
+from cifar_lit.allocator import keep_freed_memory
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from cifar_lit.callbacks.confusion import ConfusionPanel
 from cifar_lit.callbacks.curves import Curves
@@ -160,6 +161,8 @@ class CifarCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Adds what every run has: progress, curves, checkpoints, and TensorBoard unless there is another logger."""
         config = self._get(self.config_init, "trainer")
+        if not torch.cuda.is_available():
+            keep_freed_memory()
         if config.precision is None and self.subcommand not in ("summary", "export"):
             # Not among the saved settings: another machine is to choose for itself.
             config.precision, reason = choose_precision(config.accelerator)

@@ -48,8 +48,10 @@ def main() -> None:
         sys.exit("There is no chromium: install it (Debian: apt-get install chromium).")
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        cifar_lit(folder, "fit", "--config", str(DOCS.parent / "configs" / "quickstart.yaml"))
-        cifar_lit(folder, "explain", "--output_dir", str(folder / "explain"))
+        # By a path that is the same everywhere: the report shows the command.
+        shutil.copytree(DOCS.parent / "configs", folder / "configs")
+        cifar_lit(folder, "fit", "--config", "configs/quickstart.yaml")
+        cifar_lit(folder, "explain", "--output_dir", "explain")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         screenshot(browser, (folder / "explain" / "report.html").as_uri(), DOCS / "report.png", 1, height=1700)
         port = free_port()

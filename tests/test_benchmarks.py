@@ -16,6 +16,7 @@ import torch
 import yaml
 from pytorch_lightning import Callback
 
+from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.data import ImageFolderDataModule
 from cifar_lit.explain.layers import layer_table
 from cifar_lit.models.cifar_resnet import CifarResNetV1
@@ -82,31 +83,45 @@ def test_the_commit_says_that_the_tree_had_changes_but_not_new_results(
     assert measure.commit() == clean + "+"
 
 
-def test_clock_times_steps_pauses_and_the_whole(tmp_path: Path) -> None:
-    _, clock = measure.run(
+def test_clock_times_steps_pauses_and_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "now", lambda: Ticker.time)
+    monkeypatch.setattr(Provenance, "on_train_start", lambda *args: Ticker.tick(1000))
+    cli, clock = measure.run(
         *("fit", f"--config={QUICKSTART}", *SHORT, "--data=benchmarks.measure.NoiseDataModule", "--data.images=40"),
         *("--data.batch_size=4", "--trainer.max_epochs=3", f"--trainer.default_root_dir={tmp_path}"),
-        f"--trainer.callbacks+={__name__}.Sleeper",
+        f"--trainer.callbacks+={__name__}.Ticker",
     )
+    cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     assert clock.images == [8, 8, 8]
-    assert len(clock.epochs) == 3
-    assert min(clock.epochs) > 2 * Sleeper.STEP
-    assert max(clock.epochs) < 2 * Sleeper.STEP + Sleeper.VALIDATION
-    assert len(clock.pauses) == 2
-    assert min(clock.pauses) > Sleeper.VALIDATION
-    assert clock.fit > sum(clock.epochs) + sum(clock.pauses) + Sleeper.VALIDATION
+    assert clock.epochs == [2, 2, 2]
+    assert clock.pauses == [10, 10]
+    assert clock.fit == 100 + 3 * (2 + 10)
+    assert clock.test == 7
 
 
-class Sleeper(Callback):
-    """Makes steps and validation take a while."""
+class Ticker(Callback):
+    """Makes steps, validation and preparation take a while, on a clock of its own."""
 
-    STEP, VALIDATION = 0.02, 0.3
+    time = 0
+
+    @classmethod
+    def tick(cls, seconds: int) -> None:
+        cls.time += seconds
+
+    def on_train_start(self, *args: Any) -> None:
+        self.tick(100)
 
     def on_train_batch_start(self, *args: Any) -> None:
-        time.sleep(self.STEP)
+        self.tick(1)
 
     def on_validation_start(self, *args: Any) -> None:
-        time.sleep(self.VALIDATION)
+        self.tick(10)
+
+    def on_test_batch_start(self, *args: Any) -> None:
+        self.tick(7)
+
+    def on_test_epoch_end(self, *args: Any) -> None:
+        self.tick(1000)
 
 
 def test_every_way_of_augmenting_delivers_normalised_batches() -> None:
@@ -152,6 +167,7 @@ def test_training_loop(tmp_path: Path, image_folder: Callable[..., Path]) -> Non
     found = result(tmp_path / "results", "training_loop-cpu")
     speeds = found["median_images_per_second"]
     assert all(speed > 1 for speed in speeds.values())
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "results"}
     assert found["fit_over_bare_loop"] == pytest.approx(speeds["fit"] / speeds["bare loop"], rel=0.1)
 
 
@@ -330,7 +346,18 @@ def test_gpu_notes_what_fails_and_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(measure.REPOSITORY)
     program = tmp_path / "airbench.py"
     program.write_text("raise SystemExit(3)")
-    arguments = ["--tiny", "--parts", "airbench", "input_pipeline", f"--airbench={program}", f"--output={tmp_path}"]
+    # Whatever else the machine does.
+    for part in ("airbench", "input_pipeline"):
+        monkeypatch.setitem(gpu_parts.PARTS, part, (gpu_parts.PARTS[part][0], 600.0))
+    arguments = [
+        "--tiny",
+        "--minutes=30",
+        "--parts",
+        "airbench",
+        "input_pipeline",
+        f"--airbench={program}",
+        f"--output={tmp_path}",
+    ]
     gpu.main(arguments)
     found = result(tmp_path, "gpu-cpu")
     assert "exit code 3" in found["airbench"]["error"]

@@ -1,5 +1,6 @@
 """Every recipe that is shipped: it is found by its place, never by a list."""
 
+import os
 import re
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from cifar_lit.cli import main
+from cifar_lit import optimizers
+from cifar_lit.cli import CifarCLI, main
 
 REPOSITORY = Path(__file__).parent.parent
 RECIPES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
@@ -60,3 +62,16 @@ def test_header_states_the_parameters_there_are(path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name == "reference"], ids=lambda p: p.stem)
 def test_reference_recipes_validate_on_the_test_split(path: Path) -> None:
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["init_args"]["val_size"] == 0
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
+def test_optimizer_has_what_its_recipe_says_and_nothing_else(path: Path) -> None:
+    """jsonargparse hands an argument's default settings on to whatever class a recipe puts in its place."""
+    said = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]["optimizer"]
+    model = CifarCLI(["summary", "--config", str(path), f"--output={os.devnull}"]).model
+    made = model.optimizer(model.parameter_groups())
+    maker = {**vars(torch.optim), **vars(optimizers)}[said["class_path"].rpartition(".")[2]]
+    expected = maker(model.parameter_groups(), **said["init_args"])
+    assert type(made) is type(expected)
+    for group, expected_group in zip(made.param_groups, expected.param_groups, strict=True):
+        assert {**group, "params": None} == {**expected_group, "params": None}

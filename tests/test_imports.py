@@ -29,8 +29,10 @@ MAY_IMPORT = {
     "commands": {"explain", *FOUNDATIONS},
     "trainer": {"commands", "data", *FOUNDATIONS},
     "checkpoint_io": {"errors"},
+    "allocator": set(),
     "cli": {
         "trainer",
+        "allocator",
         "checkpoint_io",
         "callbacks",
         "models",

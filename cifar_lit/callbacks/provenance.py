@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Provenance(Callback):
                 "from_step": trainer.global_step,
                 "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
                 "commit": git_commit(Path(cifar_lit.__file__).parent),
-                "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+                "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
                 "machine": {
                     "device": torch.cuda.get_device_name()
                     if pl_module.device.type == "cuda"
@@ -83,7 +83,8 @@ class Provenance(Callback):
                 "settings": self.settings,
             }
         )
-        if trainer.is_global_zero and trainer.log_dir is not None:
+        # Without a logger its folder would be the working directory.
+        if trainer.is_global_zero and trainer.logger is not None and trainer.log_dir is not None:
             shown = [{key: value for key, value in start.items() if key != "settings"} for start in self._starts]
             path = Path(trainer.log_dir) / FILE
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,14 @@ class Provenance(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps it with the weights."""
         checkpoint["provenance"] = self._starts
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        # Such as this one, where it is run from its folder without having been installed.
+        return None
 
 
 def _data(trainer: Trainer) -> dict[str, Any]:

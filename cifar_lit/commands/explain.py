@@ -122,13 +122,16 @@ def explain(
 
 
 def learning_curves(run: Path) -> Curves:
-    """A run's curves by name, such as ``train/loss``, as pairs of step and value; none where it logged elsewhere."""
+    """A run's curves by name, such as ``train/loss``, as pairs of step and value; none where it logged elsewhere.
+
+    Those of single classes stay in TensorBoard, on a chart each.
+    """
     curves: Curves = {}
     for split in ("train", "val"):
         events = EventAccumulator(str(run / split), size_guidance={"scalars": 0})
         if (run / split).is_dir():
             events.Reload()
-        for tag in events.Tags()["scalars"]:
+        for tag in (tag for tag in events.Tags()["scalars"] if "/" not in tag):
             curves[f"{split}/{tag}"] = [(event.step, event.value) for event in events.Scalars(tag)]
     return curves
 

@@ -109,6 +109,9 @@ def _frozen_copy(net: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module
     for value in (value for module in modules for value in vars(module).values()):
         if isinstance(value, Tensor) and not value.is_leaf:
             copies[id(value)] = value.detach()
+    # A LightningModule's trainer holds the whole data set: it is passed on, not copied.
+    for trainer in (vars(module).get("_trainer") for module in modules):
+        copies[id(trainer)] = trainer
     # Hooks on compiled modules fail or compile anew. From the inside out, as a compiled module may hold another.
     for module in reversed(modules):
         if (uncompiled := getattr(module, "_orig_mod", None)) is not None:

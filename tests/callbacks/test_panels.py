@@ -371,6 +371,18 @@ def test_a_module_that_gives_no_logits_gets_no_panels(
     assert images_in(tmp_path) == {}
 
 
+def test_a_split_without_logits_does_not_get_the_pictures_of_the_one_before(tmp_path: Path) -> None:
+    class NoTest(Foreign):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            self(batch[0])
+
+    spy, model = Spy(), NoTest()
+    trainer = make_trainer(tmp_path, [spy])
+    trainer.fit(model, Patches())
+    trainer.test(model, Patches())
+    assert [evaluated.split for evaluated in spy.seen] == ["val", "val"]
+
+
 def test_a_drawing_that_fails_ends_no_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], plain_figures: dict[str, list[Any]]
 ) -> None:
@@ -420,6 +432,7 @@ def test_it_is_drawn_every_few_epochs_and_at_the_end(
     trainer = make_trainer(tmp_path, [spy, *kwargs.pop("callbacks", ())], **kwargs)
     trainer.fit(Stuck(), Patches())
     assert [evaluated.step for evaluated in spy.seen] == steps
+    assert {len(evaluated.predictions) for evaluated in spy.seen} <= {15}
 
 
 def test_a_resumed_run_draws_when_the_uninterrupted_one_does(tmp_path: Path) -> None:
@@ -503,6 +516,15 @@ def test_images_of_other_data_come_from_their_batches(tmp_path: Path, plain_figu
     assert torch.equal(inputs, torch.stack([loader(KEPT + 20).dataset[i][0] for i in (1, KEPT - 1)]))
     np.testing.assert_array_equal(pixels, stretched(inputs))
     assert len(plain_figures["tiles"]) == 3
+
+
+def test_only_the_first_of_several_loaders_is_looked_at(tmp_path: Path, plain_figures: dict[str, list[Any]]) -> None:
+    class Several(Foreign):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+            return super().validation_step(batch, batch_idx)
+
+    make_trainer(tmp_path, panels()).validate(Several(), [loader(9), loader(6)])
+    assert plain_figures["confusion"][0][0].sum() == 9
 
 
 def test_pixels_are_stretched_image_by_image() -> None:

@@ -29,8 +29,9 @@ def texts(figure: Figure) -> list[str]:
 
 
 def check_layout(figure: Figure) -> None:
-    """No text leaves the figure, and none runs into another."""
+    """No text leaves the figure, and none runs into another; none is taken for a formula."""
     drawn = [text for text in figure.texts if text.get_text()]
+    assert not any(text.get_parse_math() for text in drawn)
     to_rgb(figure)  # which lays the texts out
     boxes = np.array([text.get_window_extent().extents for text in drawn])
     for text, box in zip(drawn, boxes, strict=True):
@@ -153,7 +154,9 @@ def test_class_scores_are_a_table() -> None:
     check_layout(figure)
     where = {text.get_text(): text.get_position() for text in figure.texts}
     assert where["cat"][1] == where["66.7%"][1] == where["1,234"][1] > where["dog"][1] == where["12.3%"][1]
-    assert where["F1"][0] == where["66.7%"][0] == where["12.3%"][0]
+    columns = {"precision": "50.0%", "recall": "100.0%", "F1": "66.7%", "support": "1,234"}
+    assert all(where[heading][0] == where[number][0] for heading, number in columns.items())
+    assert where["dog"][0] < where["0.0%"][0] < where["25.0%"][0] < where["12.3%"][0] < where["0"][0]
     # Bars behind the numbers are as long as the shares.
     coloured = np.ptp(to_rgb(figure).astype(int), axis=2) > 30
     cat_bars, dog_bars = (coloured[int((1 - where[name][1]) * figure.bbox.height) - 8].sum() for name in ("cat", "dog"))
@@ -208,6 +211,7 @@ def test_curves_of_one_measure_share_a_chart() -> None:
     assert lr.get_legend() is None
     assert lr.get_xlabel() == "step"
     assert figure.get_suptitle() == "Run $1"
+    assert not any(text.get_parse_math() for text in figure.texts)
     to_rgb(figure)
 
 

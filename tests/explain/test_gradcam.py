@@ -384,3 +384,17 @@ def test_overlay() -> None:
     assert overlay(pixels, maps, strength=0).tolist() == pixels.tolist()
     assert overlay(pixels, maps)[0, 0, 0].tolist() == [24, 59, 157]
     assert overlay(pixels, maps)[0, 0, 2].tolist() == [188, 130, 128]  # 128.5 rounds to even
+
+
+def test_the_trainer_of_a_module_is_not_copied_with_it() -> None:
+    class Trainer:
+        """Holds a data set."""
+
+        def __deepcopy__(self, memo: object) -> None:
+            pytest.fail("gigabytes were copied for a picture")
+
+    net = ResNetV1(depth=8)
+    vars(net)["_trainer"] = trainer = Trainer()
+    maps = class_activation_maps(net, net.cam_layer, torch.randn(2, 3, 32, 32), np.array([0, 1]))
+    assert maps.max() > 0
+    assert vars(net)["_trainer"] is trainer

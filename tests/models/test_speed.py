@@ -285,9 +285,12 @@ def test_data_without_training_images_are_an_error(tmp_path: Path) -> None:
 TWO_RANKS = """
 from pytorch_lightning import Trainer, seed_everything
 from cifar_lit.data import DigitsDataModule
-from cifar_lit.models import SpeedNet
+from cifar_lit.models import SpeedNet, speed
 from cifar_lit.optimizers import MuonSGD
 
+# As if the ranks computed with different rounding.
+fitted = speed.whitening_filters
+speed.whitening_filters = lambda images: fitted(images) * (1 + trainer.global_rank)
 seed_everything(0)
 model = SpeedNet(widths=[8, 8, 8], whitening_bias_epochs=1, optimizer=MuonSGD)
 quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
