@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_lit.errors import UserError
+from cifar_lit.optimizers import NesterovSGD
 from cifar_lit.resuming import take_settings
 from cifar_lit.schedules import takes_the_number_of_steps
 from cifar_lit.scores import Scores
@@ -59,7 +59,7 @@ class Classifier(LightningModule):
         self,
         net: nn.Module,
         num_classes: int = 10,
-        optimizer: OptimizerCallable | None = None,
+        optimizer: OptimizerCallable = lambda params: NesterovSGD(params, lr=0.1),
         schedule: ScheduleCallable | None = None,
         weight_decay_on: Literal["weights", "convolutions", "all"] = "weights",
         l1_penalty: float = 0.0,
@@ -80,8 +80,7 @@ class Classifier(LightningModule):
         # A function, not a module: names of weights stay, and hooks on layers (Grad-CAM) see the network itself.
         self._compiled = None if compile_mode == "none" else torch.compile(self.net.forward, mode=compile_mode)
         self.num_classes = num_classes
-        # Not as the argument's default: the command line would give its momentum and decay to any other optimizer.
-        self.optimizer = optimizer or partial(SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        self.optimizer = optimizer
         self.schedule = schedule
         self.weight_decay_on = weight_decay_on
         self.l1_penalty = l1_penalty

@@ -46,6 +46,20 @@ def _fast_dtype(device_type: str) -> torch.dtype:
     return torch.bfloat16 if choose_precision(device_type)[0] == "bf16-mixed" else torch.float32
 
 
+class NesterovSGD(SGD):
+    """SGD with Nesterov momentum of 0.9 and a weight decay of 5e-4: what a model is trained with unless told otherwise.
+
+    These two are no arguments: the command line would hand them on to whatever optimizer is put in its place.
+
+    Args:
+        params: Parameters, or groups of them.
+        lr: Learning rate.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.1) -> None:
+        super().__init__(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
 class MuonSGD(Optimizer):
     """Muon for the filters of convolutions, SGD with Nesterov momentum for everything else.
 

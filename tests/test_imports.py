@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "views": set(),
     "optimizers": {"errors", "precision"},
     "resuming": {"schedules"},
-    "classifier": {"errors", "resuming", "schedules", "scores", "views"},
+    "classifier": {"errors", "optimizers", "resuming", "schedules", "scores", "views"},
     "models": {"classifier", *FOUNDATIONS},
     "data": FOUNDATIONS,
     "explain": {"errors"},
