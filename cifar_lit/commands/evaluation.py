@@ -85,9 +85,13 @@ def cam_target_of(model: LightningModule) -> tuple[nn.Module, nn.Module] | None:
         layer = model.cam_layer
     except (UserError, AttributeError):
         return None
-    # Compiled, a Classifier's forward passes a copy's layers by; its net is what was compiled.
-    compiled = model.hparams.get("compile_mode", "none") != "none"
-    return (model.net if compiled else model), layer  # type: ignore[return-value]
+    if not isinstance(layer, nn.Module):
+        return None
+    # The network itself, if that is all there is: a module may call it compiled, past the layers of a copy, and a copy
+    # of the module would keep its activations until the next collection of garbage, 165 MB a call.
+    net = getattr(model, "net", None)
+    whole = isinstance(net, nn.Module) and len([*net.parameters()]) == len([*model.parameters()])
+    return (net if whole else model), layer  # type: ignore[return-value]
 
 
 class _Logits(LightningModule):
