@@ -2,7 +2,6 @@
 
 import base64
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,9 +82,9 @@ def sprites(
             width,
             height,
             quality,
-            picture=_sheets(_scaled(pixels, width, height), quality),
-            predicted=_sheets(_scaled(_grey(maps_predicted), width, height), MAP_QUALITY),
-            true=_sheets(_scaled(_grey(maps_true), width, height), MAP_QUALITY),
+            picture=_sheets(_tiles(pixels, width, height), quality),
+            predicted=_map_sheets(maps_predicted, width, height),
+            true=_map_sheets(maps_true, width, height),
         )
         if result.characters <= budget:
             break
@@ -114,29 +113,28 @@ def _size(width: int, height: int, side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def _grey(maps: NDArray[np.float32] | None) -> Iterable[NDArray[np.uint8]]:
-    return () if maps is None else (np.rint(255 * values).astype(np.uint8) for values in maps)
-
-
 def _whole_blocks(length: int) -> int:
     return -(-length // BLOCK) * BLOCK
 
 
-def _scaled(images: Iterable[NDArray[np.uint8]], width: int, height: int) -> list[NDArray[np.uint8]]:
-    """Each image, (H, W) or (H, W, 3), at the size, its edge repeated to whole blocks."""
-    tiles = []
-    for pixels in images:
-        image = Image.fromarray(pixels)
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.LANCZOS)
-        tile = np.asarray(image)
-        margins = [(0, _whole_blocks(length) - length) for length in tile.shape[:2]]
-        tiles.append(np.pad(tile, margins + [(0, 0)] * (tile.ndim - 2), mode="edge"))
-    return tiles
+def _tiles(images: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+    """Images, (n, H, W) or (n, H, W, 3), at the size, their edges repeated to whole blocks."""
+    if len(images) and images.shape[1:3] != (height, width):
+        scaled = (Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS) for image in images)
+        images = np.stack([np.asarray(image) for image in scaled])
+    margins = [(0, _whole_blocks(height) - height), (0, _whole_blocks(width) - width)]
+    return np.pad(images, [(0, 0), *margins, *[(0, 0)] * (images.ndim - 3)], mode="edge")
 
 
-def _sheets(tiles: list[NDArray[np.uint8]], quality: int) -> list[str]:
-    return [_sheet(np.stack(tiles[start : start + TILES]), quality) for start in range(0, len(tiles), TILES)]
+def _map_sheets(maps: NDArray[np.float32] | None, width: int, height: int) -> list[str]:
+    if maps is None:
+        return []
+    tiles = _tiles(maps, width, height).clip(0, 1)  # scaling overshoots
+    return _sheets(np.rint(255 * tiles).astype(np.uint8), MAP_QUALITY)
+
+
+def _sheets(tiles: NDArray[np.uint8], quality: int) -> list[str]:
+    return [_sheet(tiles[start : start + TILES], quality) for start in range(0, len(tiles), TILES)]
 
 
 def _sheet(tiles: NDArray[np.uint8], quality: int) -> str:

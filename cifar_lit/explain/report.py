@@ -107,7 +107,7 @@ def render(report: Report) -> str:
     pictures = sprites(report.pixels[report.shown], report.maps_predicted, report.maps_true)
     charts = learning_charts(report.curves)
     calibrated = calibration(predictions.confidence, predictions.correct)
-    script = _asset("report.js")
+    script = _asset("report.js") + _asset("report.panels.js")
     page = _ENVIRONMENT.get_template("report.html").render(
         report=report,
         names=predictions.class_names,

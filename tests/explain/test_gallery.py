@@ -47,6 +47,13 @@ def test_tiles_never_bleed_into_one_another() -> None:
         assert (tile(sheets.picture, at, 30, 28, (32, 32)) == image).all()
 
 
+def test_colours_are_kept_pixel_by_pixel() -> None:
+    pixels = np.zeros((1, 32, 32, 3), np.uint8)
+    pixels[:, :, ::2, 0] = pixels[:, :, 1::2, 1] = 128
+    sheets = sprites(pixels, None, None)
+    assert np.abs(tile(sheets.picture, 0, 32, 32, (32, 32)) - pixels[0]).mean() < 5
+
+
 def test_without_maps_there_are_no_sheets_of_them() -> None:
     sheets = sprites(smooth_images(3), None, None)
     assert (sheets.predicted, sheets.true) == ([], [])
@@ -55,6 +62,16 @@ def test_without_maps_there_are_no_sheets_of_them() -> None:
 def test_large_images_are_scaled_down_and_keep_their_shape() -> None:
     sheets = sprites(np.zeros((2, 224, 112, 3), np.uint8), np.zeros((2, 224, 112), np.float32), None)
     assert (sheets.width, sheets.height) == (48, 96)
+    assert sprites(np.zeros((0, 224, 112, 3), np.uint8), None, None).picture == []
+
+
+def test_a_map_that_is_scaled_down_stays_within_its_range() -> None:
+    maps = np.zeros((1, 192, 192), np.float32)
+    maps[:, :, 96:] = 1
+    sheets = sprites(np.zeros((1, 192, 192, 3), np.uint8), maps, 1 - maps)
+    cut = tile(sheets.predicted, 0, 96, 96, (96, 96))
+    assert (cut[:, :40] < 30).all()
+    assert (cut[:, 56:] > 225).all()
 
 
 def test_a_budget_costs_quality_first_and_then_size() -> None:

@@ -119,6 +119,7 @@ def test_keys_do_what_the_mouse_does(page: Page) -> None:
     page.keyboard.press("Space")
     assert open_pairs(page) == ["1,2"] * 2
     # The matrix is one stop of the Tab key.
+    assert page.locator(".matrix [tabindex='0']").count() == 1
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('.matrix')") is None
     page.keyboard.press("Shift+Tab")
@@ -220,6 +221,8 @@ def test_headings_landmarks_and_names_are_in_order(page: Page) -> None:
     levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(heading => Number(heading.tagName[1]))")
     assert levels[0] == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
+    sections = ["Result", "Learning", "Classes", "Calibration", "Errors", "Most sure against their label"]
+    assert page.locator("h2").all_inner_texts() == sections
     for role in ("banner", "navigation", "main", "contentinfo"):
         assert page.get_by_role(role).count() == 1
     page.keyboard.press("Tab")
