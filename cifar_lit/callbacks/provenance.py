@@ -83,10 +83,12 @@ class Provenance(Callback):
                 "settings": self.settings,
             }
         )
-        # Without a logger its folder would be the working directory.
-        if trainer.is_global_zero and trainer.logger is not None and trainer.log_dir is not None:
+        # On every rank: it is rank zero's, which the others wait to be told.
+        folder = trainer.log_dir
+        # Without a logger it would be the working directory.
+        if trainer.is_global_zero and trainer.logger is not None and folder is not None:
             shown = [{key: value for key, value in start.items() if key != "settings"} for start in self._starts]
-            path = Path(trainer.log_dir) / FILE
+            path = Path(folder) / FILE
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
 
