@@ -16,7 +16,8 @@ class GradCamPanel(Panel):
     Args:
         every_n_epochs: Epochs from one drawing to the next; 0 switches the panel off.
         groups: Number of figures, each with one image of each class, from 1 to 3.
-        method: Class activation map: GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, LayerCAM or GradCAMElementWise.
+        method: Class activation map: GradCAM, GradCAMPlusPlus, HiResCAM, XGradCAM, LayerCAM, GradCAMElementWise, or
+            another of grad-cam's, some of which are slow or the same for every class.
 
     Raises:
         UserError: An argument is out of its range.

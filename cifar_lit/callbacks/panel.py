@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from cifar_lit.callbacks.record import Evaluated, Record
 from cifar_lit.errors import UserError
 from cifar_lit.explain.figures import to_rgb
-from cifar_lit.explain.gradcam import METHODS, class_activation_maps, overlay
+from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
 from cifar_lit.explain.scoring import Predictions
 
 MOST_GROUPS = 3
@@ -174,7 +174,7 @@ class Attention:
     Args:
         net: Maps normalised images to logits.
         layer: Part of it whose maps are weighed.
-        method: One of `METHODS`.
+        method: Of `class_activation_maps`.
     """
 
     net: nn.Module
@@ -192,8 +192,7 @@ def check(groups: int, method: str = "GradCAM") -> None:
     Raises:
         UserError: There is no such method, or ``groups`` is not from 1 to `MOST_GROUPS`.
     """
-    if method not in METHODS:
-        raise UserError(f"There is no class activation map called {method}: give one of {', '.join(METHODS)}.")
+    check_method(method)
     if not 1 <= groups <= MOST_GROUPS:
         raise UserError(f"groups is {groups}: give a number from 1 to {MOST_GROUPS}.")
 

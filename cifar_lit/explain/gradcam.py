@@ -1,7 +1,9 @@
 """Where in an image a network sees a class: class activation maps, and how they are laid over the image."""
 
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
+from io import StringIO
 from typing import Any
 
 import matplotlib
@@ -9,24 +11,40 @@ import numpy as np
 import pytorch_grad_cam
 import torch
 from numpy.typing import NDArray
+from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 from torch import Tensor, nn
 
 from cifar_lit.errors import UserError
 
-# What else the package has was tried on 51 test images and a ResNet-20 of 78 % accuracy, and does not suit:
-# - EigenCAM, EigenGradCAM: the sign of a principal component is arbitrary. 40 % and 48 % of the maps were upside down
-#   (correlated negatively with Grad-CAM's).
-# - AblationCAM divides by the logit: where that is negative, as for a class that the network rejects, the map is
-#   upside down (86 % for the least likely class).
-# - ScoreCAM: one forward pass a channel and a progress bar an image, and it keeps the activations of all of them.
-# - KPCA_CAM, FEM: the same map for every class, as EigenCAM. FullGrad: of all layers, not of the one given.
-# - ShapleyCAM is Grad-CAM where what follows the layer is piecewise linear, as here. FinerCAM is, given a class.
-# - SegEigenCAM is made for segmentation, RandomCAM as a baseline; SESS and RefineCAM combine maps of the others.
 METHODS = ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM", "GradCAMElementWise")
-"""Classes of pytorch_grad_cam that `class_activation_maps` can use."""
+"""Classes of pytorch_grad_cam that were seen to suit small classifiers."""
 
-# Images in a pass, which bounds the memory for activations.
-CHUNK = 256
+# Tried on 51 test images and a ResNet-20 of 78 % accuracy:
+# - EigenCAM, EigenGradCAM, SegEigenCAM, KPCA_CAM: the sign of a principal component is arbitrary. 40 % of EigenCAM's
+#   maps and 48 % of EigenGradCAM's were upside down (correlated negatively with Grad-CAM's).
+# - AblationCAM divides by the logit: where that is negative, as for a class that the network rejects, the map is
+#   upside down (86 % for the least likely class). It and ScoreCAM run the network once a channel.
+# - EigenCAM, SegEigenCAM, KPCA_CAM, FEM give the same map for every class; FullGrad is of all layers.
+# - ShapleyCAM is Grad-CAM where what follows the layer is piecewise linear, as in most networks here.
+OTHER_METHODS = (
+    "AblationCAM",
+    "EigenCAM",
+    "EigenGradCAM",
+    "FEM",
+    "FinerCAM",
+    "FullGrad",
+    "KPCA_CAM",
+    "RandomCAM",
+    "ScoreCAM",
+    "SegEigenCAM",
+    "ShapleyCAM",
+)
+"""The others, which can be had but want care: slow, the same for every class, or at times upside down."""
+
+# Images in a pass, which bounds the memory for activations; the others keep several times as much.
+CHUNK, OTHER_CHUNK = 256, 16
+# Classes that FinerCAM sets the one to explain apart from: as many as in its paper (arXiv:2501.11309).
+SIMILAR = 3
 
 # Looks like jet, which readers of these maps know, but its lightness rises and falls without the edges that jet puts
 # where the map has none (Mikhailov 2019).
@@ -50,7 +68,7 @@ def class_activation_maps(
         layer: Part of ``net`` that puts out a feature map (N, C, h, w).
         images: Normalised, float (N, 3, H, W), on any device.
         classes: The class to explain for each image, int64 (N,).
-        method: One of `METHODS`.
+        method: One of `METHODS` or `OTHER_METHODS`.
 
     Returns:
         float32 (N, H, W), bilinearly enlarged and scaled to [0, 1] image by image, so that only places within an
@@ -61,9 +79,9 @@ def class_activation_maps(
         UserError: There is no such method, or the layer puts out no feature map.
         ValueError: A class is out of range, there is not one an image, or ``layer`` is no part of ``net``.
     """
-    if method not in METHODS:
-        raise UserError(f"There is no class activation map called {method}: give one of {', '.join(METHODS)}.")
-    targets = [_logit(c) for c in torch.as_tensor(classes).tolist()]
+    check_method(method)
+    target = _apart if method == "FinerCAM" else _logit
+    targets = [target(c) for c in torch.as_tensor(classes).tolist()]
     if len(targets) != len(images):
         raise ValueError(f"{len(images)} images and {len(targets)} classes: give a class for each image.")
     device = next(net.parameters()).device
@@ -74,16 +92,34 @@ def class_activation_maps(
         torch.random.fork_rng([device] if device.type == "cuda" else []),
     ):
         net, layer = _frozen_copy(net, layer)
-        # The package's own hooks see the feature map between these two.
-        layer.register_forward_hook(_start_gradient)
-        cam = getattr(pytorch_grad_cam, method)(net, [layer])  # puts the copy in evaluation mode
+        # The package's own hooks see the feature map between these two. Two methods ask for gradients of the images.
+        layer.register_forward_hook(_check if method in ("FullGrad", "ShapleyCAM") else _start_gradient)
+        with redirect_stdout(StringIO()):  # FullGrad says that it needs no layer
+            cam = getattr(pytorch_grad_cam, method)(net, [layer])  # puts the copy in evaluation mode
         layer.register_forward_hook(_shield)
         maps = np.zeros((len(images), *images.shape[2:]), np.float32)
-        for start in range(0, len(images), CHUNK):
-            chunk = slice(start, start + CHUNK)
+        size = CHUNK if method in METHODS else OTHER_CHUNK
+        for start in range(0, len(images), size):
+            chunk = slice(start, start + size)
             # A copy: the network may write to it, and no graph takes a tensor made in inference mode.
-            maps[chunk] = cam(images[chunk].detach().to(device, torch.float32, copy=True), targets[chunk])
+            inputs = images[chunk].detach().to(device, torch.float32, copy=True)
+            # Some show a progress bar an image.
+            with redirect_stderr(StringIO()):
+                maps[chunk] = cam(inputs, targets[chunk])
     return np.nan_to_num(maps, copy=False)
+
+
+def check_method(method: str) -> None:
+    """Refuses a method that there is not.
+
+    Raises:
+        UserError: So it is.
+    """
+    if method not in METHODS + OTHER_METHODS:
+        raise UserError(
+            f"There is no class activation map called {method}: give one of {', '.join(METHODS)}; or, with care, of "
+            f"{', '.join(OTHER_METHODS)}."
+        )
 
 
 def _logit(of_class: int) -> Callable[[Tensor], Tensor]:
@@ -93,6 +129,19 @@ def _logit(of_class: int) -> Callable[[Tensor], Tensor]:
         if not 0 <= of_class < len(logits):  # -1 would be the last class
             raise ValueError(f"There is no class {of_class}: the network has {len(logits)}, counted from 0.")
         return logits[of_class]
+
+    return target
+
+
+def _apart(of_class: int) -> Callable[[Tensor], Tensor]:
+    """The target that sets a class apart from those whose logits are nearest to its own."""
+    logit = _logit(of_class)
+
+    def target(logits: Tensor) -> Tensor:
+        nearest = (logits - logit(logits)).abs().argsort().tolist()
+        nearest.remove(of_class)
+        apart: Tensor = FinerWeightedTarget(of_class, nearest[:SIMILAR], alpha=1)(logits)
+        return apart
 
     return target
 
@@ -122,16 +171,22 @@ def _frozen_copy(net: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module
     return net.float().requires_grad_(False), copies[id(layer)]
 
 
-def _start_gradient(layer: nn.Module, args: Any, output: Any) -> Tensor:
-    """Forward hook: lets the graph begin at the feature map, since nobody asks for gradients of what is before."""
+def _check(layer: nn.Module, args: Any, output: Any) -> None:
+    """Forward hook: refuses what is no feature map."""
     if not isinstance(output, Tensor) or output.ndim != 4:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise UserError(
             f"A class activation map needs a layer that puts out (N, C, H, W), and {type(layer).__name__} puts out "
             f"{shape}: name another one as cam_layer."
         )
+
+
+def _start_gradient(layer: nn.Module, args: Any, output: Any) -> Tensor:
+    """Forward hook: lets the graph begin at the feature map, since nobody asks for gradients of what is before."""
+    _check(layer, args, output)
     # A layer that is used twice has its graph already.
-    return output if output.requires_grad else output.detach().requires_grad_()
+    start: Tensor = output if output.requires_grad else output.detach().requires_grad_()
+    return start
 
 
 def _shield(layer: nn.Module, args: Any, output: Tensor) -> Tensor:

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_grad_cam
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pytorch_grad_cam import FinerCAM
+from pytorch_grad_cam.base_cam import BaseCAM
 from torch import Tensor, nn
 
 from cifar_lit.classifier import Classifier
 from cifar_lit.errors import UserError
 from cifar_lit.explain import gradcam
-from cifar_lit.explain.gradcam import METHODS, class_activation_maps, overlay
+from cifar_lit.explain.gradcam import METHODS, OTHER_METHODS, class_activation_maps, overlay
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNet18, ResNetV1, ResNetV2
 
 
@@ -340,6 +343,42 @@ def test_every_method_runs_and_none_is_another(images: Tensor) -> None:
         assert found.max() <= 1
         assert (np.ptp(found, axis=(1, 2)) > 0.9).sum() >= 4
     assert len({found.tobytes() for found in maps.values()}) == len(METHODS)
+
+
+def test_every_other_method_of_the_package_runs(images: Tensor, capsys: pytest.CaptureFixture[str]) -> None:
+    net = tiny_net()
+    random_state = torch.get_rng_state()
+    for method in OTHER_METHODS:
+        maps = class_activation_maps(net, net[2], images.repeat(3, 1, 1, 1), CLASSES.repeat(3), method)
+        assert maps.shape == (18, 16, 16)
+        assert maps.min() >= 0
+        assert maps.max() <= 1 + 1e-6
+        # The sign of a principal component may leave nothing.
+        assert (np.ptp(maps, axis=(1, 2)) > 0.9).sum() >= 6, method
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_methods_are_those_of_the_package() -> None:
+    exported = {name: value for name, value in vars(pytorch_grad_cam).items() if isinstance(value, type)}
+    # FinerCAM wraps another one, by default Grad-CAM.
+    maps = {name for name, value in exported.items() if issubclass(value, BaseCAM | FinerCAM)}
+    assert maps == {*METHODS, *OTHER_METHODS}
+
+
+def test_finercam_sets_a_class_apart_from_the_nearest_ones() -> None:
+    # Means of the channels are 1, 2, 3, 4 and 50, and the logits, too.
+    net = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 5, bias=False))
+    net[3].weight.data = torch.eye(5)
+    rising = torch.linspace(0.5, 1.5, 16).view(4, 4)
+    image = torch.stack([mean * (rising if mean % 2 else rising.flip(1)) for mean in (1, 2, 3, 4, 50)])
+    maps = class_activation_maps(net, net[0], image[None], [1], "FinerCAM")
+    # By hand: the weighted difference to 0, 2 and 3, differentiated.
+    logits = torch.tensor([1.0, 2, 3, 4, 50], dtype=torch.float64, requires_grad=True)
+    weights = logits.softmax(0)[[0, 2, 3]]
+    ((weights * (logits[1] - logits[[0, 2, 3]])).sum() / (weights.sum() + 1e-9)).backward()
+    expected = scaled((logits.grad[:, None, None] * image).sum(0).relu()[None])
+    np.testing.assert_allclose(maps, scaled(expected), atol=1e-3)  # the package scales twice, too
 
 
 @pytest.mark.parametrize(
