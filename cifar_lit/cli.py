@@ -1,6 +1,7 @@
 """The command line: ``python -m cifar_lit fit --config configs/resnet20.yaml``."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 # Imported so that YAML and the command line can name what they hold without its module.
 import cifar_lit.callbacks.averaging
@@ -29,12 +31,15 @@ from cifar_lit.callbacks.misclassified import MisclassifiedPanel
 from cifar_lit.callbacks.predictions import PredictionTable
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.callbacks.provenance import Provenance
-from cifar_lit.callbacks.stops import Stops
+from cifar_lit.callbacks.stops import Stopped, Stops
 from cifar_lit.checkpoint_io import AtomicCheckpointIO
+from cifar_lit.commands.evaluation import preprocessing_in
+from cifar_lit.commands.pictures import NoImages
 from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
 from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.precision import choose_precision
+from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
 from cifar_lit.runs import BEST, LOGS, find_checkpoint, load_checkpoint, recipe_name, run_of, with_own_config
 from cifar_lit.trainer import CifarTrainer
 
@@ -154,9 +159,32 @@ class CifarCLI(LightningCLI):
             and str(self._settings.model.class_path).startswith("cifar_lit.")
         ):
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
+        if self.subcommand == "predict" and self._settings.images is not None:
+            self._settings.data = self._stand_in_for_data()
         if self.subcommand in ("summary", "explain", "export"):
             # They run in one process; only `fit` and what measures it is worth several.
             trainer.logger, trainer.enable_checkpointing, trainer.devices = False, False, 1
+
+    def _stand_in_for_data(self) -> Namespace:
+        """What one's own pictures need of a run's data, as its checkpoint tells it."""
+        assert self.checkpoint is not None, "predict always has one"
+        content = load_checkpoint(self.checkpoint)
+        names, _ = preprocessing_in(content, self.checkpoint)
+        size = content.get("datamodule_hyper_parameters", {}).get("image_size", 32)
+        class_path = f"{NoImages.__module__}.{NoImages.__name__}"
+        init_args = Namespace({"num_classes": len(names), "image_size": size})  # type: ignore[no-untyped-call]
+        return Namespace({"class_path": class_path, "init_args": init_args})  # type: ignore[no-untyped-call]
+
+    def before_validate(self) -> None:
+        """Lets figures and pictures of an evaluation stand at the step of its checkpoint, not at 0."""
+        if self.checkpoint is not None:
+            step = int(load_checkpoint(self.checkpoint).get("global_step", 0))
+            loop = self.trainer.fit_loop.epoch_loop
+            # Counted from 0, as in `fit`.
+            loop._batches_that_stepped = max(step - 1, 0)
+            loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+
+    before_test = before_validate
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Adds what every run has: progress, curves, checkpoints, and TensorBoard unless there is another logger."""
@@ -184,7 +212,9 @@ class CifarCLI(LightningCLI):
         if self.subcommand == "predict":
             folder = Path(config.logger.log_dir) if isinstance(config.logger, CurvesLogger) else self._root
             callbacks.append(PredictionTable(folder))
-        return self._instantiate_trainer({**config, **kwargs}, callbacks)
+        trainer: Trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)
+        share_batch_norm_on_cpu(trainer)
+        return trainer
 
     def _new_logger(self) -> CurvesLogger:
         run = run_of(self.checkpoint) if self.checkpoint is not None else None
@@ -214,6 +244,13 @@ def main(args: Sequence[str] | None = None) -> None:
     hush_libraries()
     try:
         CifarCLI(args)
+        leave_ranks()
+    except Stopped:
+        leave_ranks()
+        raise
+    except SIGTERMException:
+        # Where Lightning listens alone, as in an evaluation; it would end as if all were well.
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

@@ -1,6 +1,7 @@
 """What the command line says: one line for what it does, one line for what went wrong."""
 
 import logging
+import os
 import re
 import traceback
 import warnings
@@ -12,6 +13,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from cifar_lit.errors import UserError
 
 TRACEBACK_VARIABLE = "CIFAR_LIT_TRACEBACK"
+# Gloo's words and NCCL's.
+RANK_LOST = re.compile(r"Connection (closed|reset) by|Connection was likely closed|remote process exited|Broken pipe")
 # Characters of a library's message that are shown.
 MESSAGE_LIMIT = 400
 
@@ -22,11 +25,18 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
+def printable(name: str) -> str:
+    """A name as text, whatever the bytes of the file or folder that it was."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 def hush_libraries() -> None:
     """Turns off what libraries say at every start and no user can act on."""
     # "GPU available: False", "Seed set to 42", tips for other products.
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # But not that another process died and why this one ends, too.
+    logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     for pattern in (
         # Lightning looks for a DataLoader of its own kind of batch.
         r".*does not have many workers.*",
@@ -67,6 +77,11 @@ def one_line(error: BaseException) -> str:
         return (
             "cifar-lit: The checkpoint is of another architecture than the settings: leave --config out to take its "
             "run's own, or give the options that it was trained with."
+        )
+    if RANK_LOST.search(str(error)):
+        return (
+            "cifar-lit: The connection to another process of this run is lost: see above what it said. Go on with "
+            "--ckpt_path last."
         )
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pickle
 import re
 import zipfile
 from collections.abc import Collection
@@ -67,7 +66,7 @@ def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Pa
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
+    except Exception as error:  # What a damaged archive raises is not limited to any list.
         raise UserError(f"{path} is cut short or no checkpoint ({error}): give another with --ckpt_path.") from error
     if damaged is not None:
         raise UserError(f"{path} is damaged at {damaged}: give another with --ckpt_path.")
@@ -82,7 +81,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+    except Exception as error:  # What a damaged or hostile file raises is not limited to any list.
         raise UserError(f"{path} cannot be read as data alone, so nothing of it was loaded: give another.") from error
     return content if isinstance(content, dict) else {}
 

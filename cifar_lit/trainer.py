@@ -98,6 +98,7 @@ class CifarTrainer(Trainer):
         images: Path | None = None,
         overlays: bool = False,
         output_dir: Path | None = None,
+        method: str = "GradCAM",
     ) -> Any:
         """Predicts the test images, or one's own pictures.
 
@@ -111,6 +112,7 @@ class CifarTrainer(Trainer):
             images: A folder of pictures to predict instead of the test images.
             overlays: Also write each picture with Grad-CAM of what was predicted.
             output_dir: Folder for the predictions of pictures; by default pictures in the run's folder.
+            method: Of drawing where the network looks, by grad-cam's name for it, such as GradCAM or HiResCAM.
         """
         if images is None:
             return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
@@ -128,6 +130,7 @@ class CifarTrainer(Trainer):
             folder / "predictions.csv",
             class_names,
             folder / "overlays" if overlays else None,
+            method,
         )
         return None
 

@@ -208,6 +208,36 @@ def test_a_run_is_repeated_from_its_own_config() -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_an_evaluation_stands_at_the_step_of_its_checkpoint() -> None:
+    run = fit("--trainer.limit_val_batches=1")
+    before = EventAccumulator(str(run / "val")).Reload().Scalars("loss")
+    main(["validate", "--ckpt_path=last"])
+    main(["test", "--ckpt_path=last"])
+    # The last training step of two epochs of three is 5.
+    assert [event.step for event in before] == [2, 5]
+    again = EventAccumulator(str(run / "val")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in again] == [(e.step, e.value) for e in (*before, before[-1])]
+    assert [event.step for event in EventAccumulator(str(run / "test")).Reload().Scalars("loss")] == [5]
+    images = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    assert {event.step for event in images.Images("test/confusion")} == {6}
+    assert {event.step for event in images.Images("val/confusion")} == {6}
+
+
+def test_ones_own_pictures_need_no_data() -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog", "eel"):
+            folder = Path("images", split, name)
+            folder.mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (16, 16), (i * 9, 50, 90)).save(folder / f"{i}.png")
+    fit("--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3", "--data.image_size=16")
+    Path("images").rename("own")
+    main(["predict", "--images=own", "--overlays=true", "--method=HiResCAM"])
+    (table,) = Path().rglob("predictions.csv")
+    assert table.read_text().startswith("file,predicted,probability,second,third,p_cat,p_dog,p_eel\n")
+    assert len(table.read_text().splitlines()) == 25
+
+
 def test_ones_own_model_and_data_by_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.py").write_text(
         "import torch, pytorch_lightning as pl\n"

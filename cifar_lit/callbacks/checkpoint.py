@@ -89,8 +89,16 @@ class LastCheckpoint(ModelCheckpoint):
         )
         self.save_on_exception = by_epoch
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes nothing over: its file has a name that never changes.
+
+        By another way of writing its path it would take it for an older file, and remove it.
+        """
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves where the run was told to stop, and says how to go on."""
         if isinstance(exception, Stopped) and self.save_on_exception:
-            super().on_exception(trainer, pl_module, exception)
-            say(f"{exception.reason} Give --ckpt_path={self.best_model_path} to go on from there.")
+            # Between two epochs it was just saved.
+            if not exception.between_epochs:
+                super().on_exception(trainer, pl_module, exception)
+            say(f"{exception.reason} Give --ckpt_path={self.format_checkpoint_name({})} to go on from there.")

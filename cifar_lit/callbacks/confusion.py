@@ -64,5 +64,6 @@ def table(scores: Sequence[ClassScore]) -> str:
     """The scores as a table in Markdown, a row a class."""
     rows = ["| class | precision | recall | F1 | support |", "| --- | ---: | ---: | ---: | ---: |"]
     for s in scores:
-        rows.append(f"| {s.name} | {s.precision:.1%} | {s.recall:.1%} | {s.f1:.1%} | {s.support:,} |")
+        name = s.name.replace("|", "\\|")
+        rows.append(f"| {name} | {s.precision:.1%} | {s.recall:.1%} | {s.f1:.1%} | {s.support:,} |")
     return "\n".join(rows)

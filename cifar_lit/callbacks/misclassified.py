@@ -24,15 +24,16 @@ class MisclassifiedPanel(Panel):
     Args:
         every_n_epochs: Epochs from one drawing to the next; 0 switches the panel off.
         groups: Number of figures, each with one image of each class, from 1 to 3.
+        method: Class activation map, by grad-cam's name for it, as of `GradCamPanel`.
 
     Raises:
         UserError: An argument is out of its range.
     """
 
-    def __init__(self, every_n_epochs: int = 5, groups: int = 1) -> None:
+    def __init__(self, every_n_epochs: int = 5, groups: int = 1, method: str = "GradCAM") -> None:
         super().__init__(every_n_epochs)
-        check(groups)
-        self.groups = groups
+        check(groups, method)
+        self.groups, self.method = groups, method
         # Places in the data set.
         self._followed: list[int] = []
 
@@ -51,7 +52,7 @@ class MisclassifiedPanel(Panel):
 
     def draw(self, trainer: Trainer, pl_module: LightningModule, evaluated: Evaluated) -> None:
         """Draws what is wrong now and, in `fit`, what was wrong at first."""
-        attention = self.attention(pl_module)
+        attention = self.attention(pl_module, self.method)
         groups = errors_of_each_class(evaluated.shown, self.groups)
         for number, rows in enumerate(groups, start=1):
             figure = _figure("Misclassified, largest loss of each class", evaluated, rows, attention, pl_module.device)

@@ -58,7 +58,7 @@ class Panel(Callback, ABC):
         """Puts a figure on TensorBoard's page of images, as ``<split>/<name>``."""
         board(trainer).add_image(f"{evaluated.split}/{name}", to_rgb(figure), evaluated.step, dataformats="HWC")
 
-    def attention(self, pl_module: LightningModule, method: str = "GradCAM") -> "Attention | None":
+    def attention(self, pl_module: LightningModule, method: str) -> "Attention | None":
         """Where a module's network looks; None, and a line, where the module does not say."""
         try:
             layer = pl_module.cam_layer
@@ -186,7 +186,7 @@ class Attention:
         return overlay(pixels, class_activation_maps(self.net, self.layer, inputs, classes, self.method))
 
 
-def check(groups: int, method: str = "GradCAM") -> None:
+def check(groups: int, method: str) -> None:
     """Refuses what cannot be drawn, before a run begins.
 
     Raises:

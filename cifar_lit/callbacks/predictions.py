@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from cifar_lit.console import say
+from cifar_lit.console import printable, say
 
 Row = tuple[int, int, list[float]]
 
@@ -53,6 +53,7 @@ class PredictionTable(Callback):
         if not trainer.is_global_zero or not rows:
             return
         classes = getattr(getattr(trainer, "datamodule", None), "class_names", None) or range(len(rows[0][2]))
+        classes = [printable(str(name)) for name in classes]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

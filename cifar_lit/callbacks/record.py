@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from cifar_lit.console import say
+from cifar_lit.console import printable, say
 from cifar_lit.explain.scoring import Predictions
 
 Places = NDArray[np.int64]
@@ -57,7 +57,7 @@ class StoredPictures:
     def find(self, places: Places, device: torch.device) -> tuple[NDArray[np.uint8], Tensor]:
         """Makes a batch of them, exactly as evaluation does: a recipe may normalise in its own list of transforms."""
         key = replace(self._loader.plan.key(0, 0), seeds=np.zeros(len(places), np.uint64), indices=places)
-        batch = [part.to(device) for part in self._loader._loader.dataset[key]]
+        batch = [part.to(device) for part in self._loader.executor[key]]
         return self._images.pixels[places], self._datamodule.on_after_batch_transfer(batch, 0)[0]
 
 
@@ -186,7 +186,7 @@ class Record:
         return [share for share in shares if share is not None]
 
     def _joined(self, trainer: Trainer, places: Places, labels: Places, logits: NDArray[np.float32]) -> Evaluated:
-        names = tuple(getattr(getattr(trainer, "datamodule", None), "class_names", None) or ())
+        names = tuple(map(printable, getattr(getattr(trainer, "datamodule", None), "class_names", None) or ()))
         if len(names) != logits.shape[1]:
             names = tuple(map(str, range(logits.shape[1])))
         order = np.argsort(places)

@@ -19,10 +19,12 @@ class Stopped(SystemExit):
     Args:
         kind: The signal.
         where: Of the run, in words.
+        between_epochs: Behind all that belongs to an epoch, checkpoints too.
     """
 
-    def __init__(self, kind: signal.Signals, where: str) -> None:
+    def __init__(self, kind: signal.Signals, where: str, between_epochs: bool = False) -> None:
         super().__init__(128 + kind)
+        self.between_epochs = between_epochs
         self.reason = f"Stopped by {kind.name} {where}."
 
 
@@ -36,14 +38,23 @@ class Stops(Callback):
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+        # Whether this run has made a step, behind which there is a checkpoint of an epoch's end.
+        self._stepped = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens from now on."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        self._signal = None
-        for kind in (signal.SIGTERM, signal.SIGINT):
-            self._before[kind] = signal.signal(kind, self._note)
+        """Notes who listens."""
+        self._signal, self._stepped = None, False
+        if threading.current_thread() is threading.main_thread():
+            self._before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens from now on, in the place of Lightning, which began to only after `on_fit_start`."""
+        for kind in self._before:
+            signal.signal(kind, self._note)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens, where there was no check before training."""
+        self.on_sanity_check_start(trainer, pl_module)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._signal = signal.Signals(number)
@@ -53,15 +64,24 @@ class Stops(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stops here, where a step is whole. After an epoch's last one, validation and the next step come first."""
-        if trainer.is_last_batch:
+        """Stops here, where a step is whole. After an epoch's last one validation comes first."""
+        self._stepped = True
+        if trainer.is_last_batch or (trainer.world_size > 1 and batch_idx % STEPS_BETWEEN_QUESTIONS):
             return
+        if (kind := self._noted(trainer, pl_module)) is not None:
+            raise Stopped(kind, f"in epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops between two epochs, where the signal came with the last step or behind it."""
+        if self._stepped and (kind := self._noted(trainer, pl_module)) is not None:
+            where = f"behind epoch {trainer.current_epoch}, after step {trainer.global_step:,}"
+            raise Stopped(kind, where, between_epochs=True)
+
+    def _noted(self, trainer: Trainer, pl_module: LightningModule) -> signal.Signals | None:
+        """What was noted here or on another rank."""
         if trainer.world_size > 1:
-            if batch_idx % STEPS_BETWEEN_QUESTIONS:
-                return
             self._signal = _first_of_all_ranks(self._signal, pl_module.device)
-        if self._signal is not None:
-            raise Stopped(self._signal, f"in epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
+        return self._signal
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back."""

@@ -1,7 +1,8 @@
 """What the commands share that look into a trained network: its weights, its predictions, where they come from."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,8 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 import cifar_lit
+from cifar_lit.callbacks.provenance import fingerprint
+from cifar_lit.console import printable
 from cifar_lit.errors import UserError
 from cifar_lit.explain.scoring import Predictions
 from cifar_lit.runs import load_checkpoint
@@ -128,7 +131,7 @@ def evaluate(trainer: Trainer, model: LightningModule, datamodule: LightningData
     lost = int((~np.isfinite(logits)).any(axis=1).sum())
     if lost:
         raise UserError(f"The network's output for {lost:,} of {len(logits):,} images is no number: training diverged.")
-    return Predictions(labels, logits, tuple(data.class_names))
+    return Predictions(labels, logits, tuple(map(printable, data.class_names)))
 
 
 def normalised_images(data: ImageData, indices: NDArray[np.int64]) -> Tensor:
@@ -180,28 +183,56 @@ def preprocessing_in(content: Mapping[str, Any], path: Path) -> tuple[tuple[str,
     transforms = content.get("datamodule_hyper_parameters", {}).get("transforms") or []
     if any(str(transform["class_path"]).endswith(SCALING) for transform in transforms):
         raise UserError(f"{path} was trained on images that its list of transforms normalised: that is not kept in it.")
-    return tuple(states[0]["class_names"]), Normalize(states[0]["mean"], states[0]["std"])
+    return tuple(map(printable, states[0]["class_names"])), Normalize(states[0]["mean"], states[0]["std"])
 
 
-def gather_provenance(content: Mapping[str, Any], path: Path, run: Path | None) -> dict[str, str]:
+def same_classes(content: Mapping[str, Any], class_names: Sequence[str], path: Path) -> None:
+    """Sees to it that a network is asked about the classes that it learnt.
+
+    Args:
+        content: What the checkpoint holds.
+        class_names: Of the data that are to be evaluated.
+        path: The checkpoint, for messages.
+
+    Raises:
+        UserError: They are others, or stand in another order.
+    """
+    learnt = next((tuple(v["class_names"]) for v in content.values() if isinstance(v, dict) and "class_names" in v), ())
+    if learnt and learnt != tuple(class_names):
+        differ = next((pair for pair in zip_longest(learnt, class_names) if pair[0] != pair[1]), ("", ""))
+        raise UserError(
+            f"{path} has learnt other classes than those of the data ({differ[0]} where they have {differ[1]}): give "
+            "the data that it was trained on."
+        )
+
+
+def gather_provenance(
+    content: Mapping[str, Any], path: Path, run: Path | None, datamodule: Any = None
+) -> dict[str, str]:
     """Where a network comes from and what evaluates it, for people and for programs.
 
     Args:
         content: What the checkpoint holds.
         path: The checkpoint.
         run: The folder of the run that wrote it, where it still stands there.
+        datamodule: That it is evaluated on, if it is: with ``test_images``.
     """
     # A run that was resumed has an entry for every start.
     start = (content.get("provenance") or [{}])[-1]
     settings = content.get("datamodule_hyper_parameters", {})
     test = start.get("data", {}).get("test", {})
+    evaluated = fingerprint(datamodule.test_images) if datamodule is not None else None
+    others = (
+        {"trained beside test data SHA-256": test.get("sha256")} if evaluated not in (None, test.get("sha256")) else {}
+    )
     known = {
         "recipe": run.resolve().parent.name if run is not None else None,
         "checkpoint": path,
         "model": content.get("hyper_parameters", {}).get("_class_path"),
-        "data": settings.get("_class_path"),
-        "data root": settings.get("root"),
-        "test data SHA-256": test.get("sha256"),
+        "data": settings.get("_class_path") if datamodule is None else _class_path(datamodule),
+        "data root": settings.get("root") if datamodule is None else getattr(datamodule, "root", None),
+        "test data SHA-256": evaluated or test.get("sha256"),
+        **others,
         "seed": start.get("seed"),
         "epoch": content["epoch"] + 1 if "epoch" in content else None,
         "step": content.get("global_step"),
@@ -213,6 +244,10 @@ def gather_provenance(content: Mapping[str, Any], path: Path, run: Path | None) 
         "evaluated with": _listed({"cifar-lit": cifar_lit.__version__, "torch": torch.__version__}),
     }
     return {name: str(value) for name, value in known.items() if value is not None}
+
+
+def _class_path(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def _listed(values: Mapping[str, Any] | None) -> str | None:

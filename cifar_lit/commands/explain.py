@@ -24,6 +24,7 @@ from cifar_lit.commands.evaluation import (
     load_weights,
     normalised_images,
     ready_to_write,
+    same_classes,
     write_atomically,
 )
 from cifar_lit.console import say
@@ -95,9 +96,10 @@ def explain(
     data = image_data(datamodule)
     ready_to_write(output_dir)
     content = load_weights(model, checkpoint)
+    same_classes(content, data.class_names, checkpoint)
     predictions = evaluate(trainer, model, datamodule)
     run = run_of(checkpoint)
-    provenance = gather_provenance(content, checkpoint, run)
+    provenance = gather_provenance(content, checkpoint, run, data)
     shown = choose_shown(predictions, limit)
     pixels = data.test_images.pixels[: len(predictions)]
     maps_predicted, maps_true = _maps(model, data, predictions, shown, method)
@@ -132,7 +134,9 @@ def learning_curves(run: Path) -> Curves:
         if (run / split).is_dir():
             events.Reload()
         for tag in (tag for tag in events.Tags()["scalars"] if "/" not in tag):
-            curves[f"{split}/{tag}"] = [(event.step, event.value) for event in events.Scalars(tag)]
+            # A run that went on from an earlier checkpoint logged steps again, and an evaluation its checkpoint's.
+            values = {event.step: event.value for event in events.Scalars(tag)}
+            curves[f"{split}/{tag}"] = sorted(values.items())
     return curves
 
 

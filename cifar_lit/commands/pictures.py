@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
 from tqdm import tqdm
 
 from cifar_lit.commands.evaluation import cam_target_of, ready_to_write, write_atomically
-from cifar_lit.console import say
+from cifar_lit.console import printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.gradcam import class_activation_maps, overlay
 
@@ -28,10 +27,23 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 BATCH = 64
 TOP = 3
-# Files that a message names.
-NAMED = 5
+# Files that a message names, and where all are listed.
+NAMED, UNREADABLE = 5, "unreadable.txt"
 # Pixels that a side of a picture of Grad-CAM has at least.
 OVERLAY_SIDE = 256
+
+
+class NoImages(LightningDataModule):
+    """Stands in for a run's data where a checkpoint tells all that is asked of them: they may be gone.
+
+    Args:
+        num_classes: Number of classes.
+        image_size: Side in pixels of what the network is given.
+    """
+
+    def __init__(self, num_classes: int, image_size: int = 32) -> None:
+        super().__init__()
+        self.num_classes, self.image_size = num_classes, image_size
 
 
 def predict_pictures(
@@ -46,8 +58,8 @@ def predict_pictures(
 ) -> None:
     """Writes a table with a row a picture: its file, the predicted class, the next two, and every probability.
 
-    Computes in float32. A file that cannot be read is left out of the table, and named at the end. Hidden files are
-    passed over.
+    Computes in float32. A file that cannot be read is left out of the table; ``unreadable.txt`` beside it lists all of
+    them. Hidden files are passed over.
 
     Args:
         model: Maps normalised images to logits; with its weights.
@@ -98,15 +110,22 @@ def predict_pictures(
     writer.writerows(rows)
     write_atomically(output, table.getvalue())
     say(f"Wrote {len(rows):,} predictions to {output}" + (f" and Grad-CAM to {overlays}" if overlays else ""))
+    listed = output.with_name(UNREADABLE)
     if unreadable:
-        raise UserError(f"{_counted(unreadable, folder)} of {len(files):,} could not be read, and {output} lacks them.")
+        write_atomically(listed, "".join(f"{name}\n" for name in _names(unreadable, folder)))
+        raise UserError(
+            f"{_counted(unreadable, folder)} of {len(files):,} could not be read, and {output} lacks them: {listed} "
+            "lists them."
+        )
+    # Of a run before.
+    listed.unlink(missing_ok=True)
 
 
 def _pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[list[Path], list[Path]]:
     """Pictures by their names' endings, and other files; without hidden ones and those that a run before wrote."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give one that holds pictures.")
-    written = [output.resolve()]
+    written = [output.resolve(), output.with_name(UNREADABLE).resolve()]
     if overlays is not None and overlays.resolve().is_relative_to(folder.resolve()):
         if overlays.resolve() == folder.resolve():
             raise UserError(f"Overlays in {folder} would mix with its pictures: name another folder for them.")
@@ -162,8 +181,12 @@ def _side_by_side(image: Pixels, marked: Pixels) -> bytes:
     return png.getvalue()
 
 
+def _names(files: Sequence[Path], folder: Path) -> list[str]:
+    return [printable(str(file.relative_to(folder))) for file in files]
+
+
 def _counted(files: Sequence[Path], folder: Path) -> str:
     """A number of files and the first names, as text whatever the bytes of the names."""
-    names = [os.fsencode(file.relative_to(folder)).decode("utf-8", "replace") for file in files[:NAMED]]
+    names = _names(files[:NAMED], folder)
     more = ", …" if len(files) > NAMED else ""
     return f"{len(files):,} file{'s' if len(files) > 1 else ''} ({', '.join(names)}{more})"

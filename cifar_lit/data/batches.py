@@ -167,6 +167,7 @@ class BatchLoader:
 
     def __init__(self, plan: Plan, executor: Dataset[Batch], num_workers: int = 0, pin_memory: bool = False) -> None:
         self.plan = plan
+        self.executor = executor
         self.sampler = _Keys(plan)
         # Lightning looks here, too, for something to tell the epoch to.
         self.batch_sampler = None

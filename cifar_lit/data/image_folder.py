@@ -81,6 +81,8 @@ class ImageFolderDataModule(ImageDataModule):
             raise UserError(f"image_size is {image_size}: give a whole number of at least 1.")
         self.root = Path(root).expanduser()
         self.image_size = image_size
+        #: Of the test images, in their order, below ``root``; empty before they are loaded.
+        self.test_files: tuple[str, ...] = ()
         self._class_names: tuple[str, ...] = ()
         self._prepared: dict[str, Images] = {}
 
@@ -119,6 +121,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     def _load(self, split: str) -> Images:
         files, labels = self._list(split)
+        if split == "test":
+            self.test_files = tuple(Path(file.path).relative_to(self.root).as_posix() for file in files)
         cache = cache_folder() / f"{self._fingerprint(files)}.npy"
         pixels = _load_if_whole(cache, (len(files), self.image_size, self.image_size, 3))
         if pixels is None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cifar_lit.explain.gradcam import COLOUR_MAP
 from cifar_lit.explain.scoring import Predictions
 
 COLUMNS = 10
@@ -21,7 +22,6 @@ MAP_QUALITY = 75  # maps are smooth: 44 dB at less than 200 bytes a map of 32×3
 RUNGS = ((96, 92), (64, 85), (48, 85), (32, 85), (32, 60), (24, 50))
 BUDGET = 6_500_000  # characters of all sheets together; the rest of a report needs far less than what remains of 10 MB
 TOP = 3
-COLOUR_MAP = "turbo"  # that of the other pictures of Grad-CAM
 
 
 @dataclass(frozen=True)

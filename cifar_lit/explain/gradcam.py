@@ -1,9 +1,10 @@
 """Where in an image a network sees a class: class activation maps, and how they are laid over the image."""
 
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from io import StringIO
+from types import MethodType
 from typing import Any
 
 import matplotlib
@@ -90,6 +91,7 @@ def class_activation_maps(
         torch.autocast(device.type, enabled=False),
         # A network may draw in evaluation mode, too.
         torch.random.fork_rng([device] if device.type == "cuda" else []),
+        _numpys_random_state(),
     ):
         net, layer = _frozen_copy(net, layer)
         # The package's own hooks see the feature map between these two. Two methods ask for gradients of the images.
@@ -107,6 +109,16 @@ def class_activation_maps(
             with redirect_stderr(StringIO()):
                 maps[chunk] = cam(inputs, targets[chunk])
     return np.nan_to_num(maps, copy=False)
+
+
+@contextmanager
+def _numpys_random_state() -> Iterator[None]:
+    """Gives NumPy's global generator, from which RandomCAM draws, its state back."""
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
 
 
 def check_method(method: str) -> None:
@@ -166,6 +178,12 @@ def _frozen_copy(net: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module
         if (uncompiled := getattr(module, "_orig_mod", None)) is not None:
             copies[id(module)] = deepcopy(uncompiled, copies)
     net = deepcopy(net, copies)
+    # A compiled function is passed on by deepcopy, with the network that it was compiled of.
+    for copied in net.modules():
+        for name, value in vars(copied).items():
+            if (function := getattr(value, "_torchdynamo_orig_callable", None)) is not None:
+                owner = copies.get(id(getattr(function, "__self__", None)))
+                vars(copied)[name] = function if owner is None else MethodType(function.__func__, owner)
     if id(layer) not in copies:
         raise ValueError(f"The layer, a {type(layer).__name__}, is no part of the network.")
     return net.float().requires_grad_(False), copies[id(layer)]

@@ -228,6 +228,8 @@ const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRi
 for (const button of matrix.querySelectorAll("button")) button.tabIndex = -1;
 cellButton(0, 0).tabIndex = 0;
 matrix.addEventListener("keydown", (event) => {
+  // Such as Alt and the left arrow, which go back.
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   const [row, column] = event.target.parentElement.dataset.pair.split(",").map(Number);
   const step = STEPS[event.key];
   const last = names.length - 1;

@@ -18,6 +18,7 @@ from cifar_lit.callbacks.misclassified import MisclassifiedPanel
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import DepthwiseNet
+from cifar_lit.ranks import leave_ranks
 
 name, devices, every, weights = sys.argv[1:]
 seed_everything(1)
@@ -33,6 +34,7 @@ if devices == "2":
     trainer.fit(model, data)
     trainer.save_checkpoint(weights)
 trainer.test(model, data, ckpt_path=weights, weights_only=True)
+leave_ranks()
 """
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning import Callback, Trainer
 
 from cifar_lit.callbacks.stops import Stops
+from cifar_lit.cli import main
 
 FIT = [
     "fit",
@@ -77,12 +80,69 @@ def test_a_signal_saves_says_how_to_go_on_and_ends_with_its_code(
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+class Signal(Callback):
+    """Sends this process a signal at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+# In the middle of the first epoch, which has 3 steps, in its last step, and in an epoch of one step.
+@pytest.mark.parametrize(("step", "batches", "stopped_at"), [(2, 3, 2), (3, 3, 3), (1, 1, 1)])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_line_names_the_file_to_go_on_from(
+    step: int,
+    batches: int,
+    stopped_at: int,
+    elsewhere: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    limits = ["--trainer.max_epochs=4", f"--trainer.limit_train_batches={batches}"]
+    given = []
+    if elsewhere:
+        main([*FIT, *limits, "--trainer.max_epochs=1"])
+        shutil.copy(next(tmp_path.rglob("last.ckpt")), "copy.ckpt")
+        given, stopped_at = ["--ckpt_path=copy.ckpt"], stopped_at + batches
+    with pytest.raises(SystemExit) as caught:
+        main(
+            [*FIT, *limits, *given, "--trainer.callbacks+=test_stops.Signal", f"--trainer.callbacks.step={stopped_at}"]
+        )
+    assert caught.value.code == 143
+    said = re.search(r"Stopped by SIGTERM .*after step (\d+)\. Give --ckpt_path=(\S+) to", capsys.readouterr().out)
+    assert said
+    assert int(said[1]) == stopped_at
+    newest = max(tmp_path.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
+    assert Path(said[2]).resolve() == newest
+    assert torch.load(newest, weights_only=True)["global_step"] == stopped_at
+    main([*FIT, *limits, f"--ckpt_path={said[2]}"])
+    assert torch.load(newest, weights_only=True)["global_step"] == 4 * batches
+
+
+def test_going_on_from_the_best_checkpoint_leaves_a_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    limits = ["--trainer.limit_train_batches=2", "--checkpoint.save_top_k=-1"]
+    main([*FIT, *limits, "--trainer.max_epochs=2"])
+    best = sorted(tmp_path.rglob("best-*.ckpt"))[-1]
+    main([*FIT, *limits, "--trainer.max_epochs=3", f"--ckpt_path={best}"])
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 6
+
+
 def test_the_second_signal_is_taken_at_its_word() -> None:
     stops = Stops()
     seen: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     try:
         stops.on_fit_start(None, None)  # type: ignore[arg-type]
+        stops.on_train_start(None, None)  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGINT)
         assert seen == []
         os.kill(os.getpid(), signal.SIGINT)

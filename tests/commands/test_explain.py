@@ -3,22 +3,26 @@
 import csv
 import json
 import shutil
+import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
-from colour_run import Run, train
+from colour_run import Colours, Run, train
 from PIL import Image
 
+from cifar_lit.callbacks.provenance import fingerprint
 from cifar_lit.classifier import Classifier
 from cifar_lit.commands import explain as module
 from cifar_lit.commands.evaluation import evaluate, gather_provenance, load_weights, normalised_images
 from cifar_lit.commands.explain import explain, learning_curves
+from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 from cifar_lit.explain.scoring import Predictions
+from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import ResNetV1
 
 FIGURES = {"calibration.png", "class_scores.png", "confusion.png", "curves.png", "errors_1.png"}
@@ -102,7 +106,9 @@ def test_provenance(run: Run, out: Path, tmp_path: Path) -> None:
     assert f"torch {torch.__version__}" in found["evaluated with"]
     assert found["command"].startswith("cifar-lit")
     assert "precision 32-true" in found["machine"]
-    assert len(found["test data SHA-256"]) == 64
+    assert found["test data SHA-256"] == fingerprint(run.data().load("test"))
+    assert "trained beside test data SHA-256" not in found
+    assert found["data"].endswith("Colours")
     # Away from its run a checkpoint tells less, and no more than it knows.
     content = {"epoch": 4, "hyper_parameters": {"_class_path": "a.Net"}, "datamodule_hyper_parameters": {"root": "b"}}
     found = gather_provenance(content, tmp_path / "alone.ckpt", None)
@@ -111,6 +117,55 @@ def test_provenance(run: Run, out: Path, tmp_path: Path) -> None:
     # Of a resumed run the last start counts.
     resumed = {"provenance": [{"seed": 1, "commit": "a"}, {"seed": 2, "commit": None}]}
     assert gather_provenance(resumed, tmp_path / "alone.ckpt", None)["seed"] == "2"
+
+
+def test_other_data_are_told_apart_from_those_of_the_run(run: Run, tmp_path: Path) -> None:
+    class Others(Colours):
+        root = "elsewhere"
+
+        def load(self, split: Literal["train", "test"]) -> Images:
+            images = super().load(split)
+            return Images(images.pixels // 2, images.labels)
+
+    explain(run.trainer(), run.model(), Others(), run.checkpoint, tmp_path, limit=0)
+    found = json.loads((tmp_path / "metrics.json").read_text())["provenance"]
+    assert found["test data SHA-256"] == fingerprint(Others().load("test"))
+    assert found["trained beside test data SHA-256"] == fingerprint(run.data().load("test"))
+    assert (found["data"].rpartition(".")[2], found["data root"]) == ("Others", "elsewhere")
+
+
+def test_other_classes_or_another_order_are_an_error(run: Run, tmp_path: Path) -> None:
+    class Renamed(Colours):
+        class_names = ("red", "blue", "green, like grass")
+
+    with pytest.raises(UserError, match=r"other classes .* \(green, like grass where they have blue\)"):
+        explain(run.trainer(), run.model(), Renamed(), run.checkpoint, tmp_path)
+
+
+def test_class_names_that_are_no_text_are_shown_as_far_as_they_are(run: Run, tmp_path: Path) -> None:
+    class Odd(Colours):
+        class_names = ("caf\udce9", "b|c", "<i>")
+
+    content = torch.load(run.checkpoint, weights_only=True)
+    for part in content.values():
+        if isinstance(part, dict) and "class_names" in part:
+            part["class_names"] = list(Odd.class_names)
+    torch.save(content, tmp_path / "odd.ckpt")
+    explain(run.trainer(), run.model(), Odd(), tmp_path / "odd.ckpt", tmp_path / "out")
+    assert "p_caf\ufffd" in rows_of(tmp_path / "out")[0]
+    assert "caf\ufffd" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_of_a_step_that_was_logged_twice_the_later_value_counts(tmp_path: Path) -> None:
+    for values in ({5: 0.1, 9: 0.2, 13: 0.3}, {9: 0.5}):
+        logger = CurvesLogger(str(tmp_path), name="r", version="v")
+        for step, value in values.items():
+            logger.log_metrics({"val/accuracy": value}, step)
+        logger.finalize("success")
+        time.sleep(1.1)  # event files are named by the second
+    (found,) = learning_curves(tmp_path / "r" / "v").values()
+    assert [step for step, _ in found] == [5, 9, 13]
+    assert [value for _, value in found] == pytest.approx([0.1, 0.5, 0.3])
 
 
 def test_curves_are_those_of_the_run(run: Run, tmp_path: Path) -> None:

@@ -145,6 +145,12 @@ def test_a_list_of_many_stays_a_line(run: Run, folder: Path) -> None:
     with pytest.raises(UserError, match=r"9 files \(0.png, 1.png, 2.png, 3.png, 4.png, …\) of 9 could"):
         predict(run, folder, folder.parent / "table.csv")
     assert len(table(folder.parent / "table.csv")) == 1
+    listed = folder.parent / "unreadable.txt"
+    assert listed.read_text(encoding="utf-8").split() == [f"{i}.png" for i in range(9)]
+    for i in range(9):
+        picture(folder / f"{i}.png")
+    predict(run, folder, folder.parent / "table.csv")
+    assert not listed.exists()
 
 
 def test_names_that_are_no_text(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ def maker(capsys: pytest.CaptureFixture[str], **settings: Any) -> tuple[type, st
     data = DigitsDataModule(**settings)
     data.setup()
     capsys.readouterr()
-    executor = data.train_dataloader()._loader.dataset
+    executor = data.train_dataloader().executor
     return type(executor), capsys.readouterr().out.strip()
 
 

@@ -56,6 +56,11 @@ def test_classes_are_the_folders_in_alphabetical_order(image_folder: MakeFolder)
     train, test = loaded(root)
     assert train.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     assert test.labels.tolist() == [0] * 2 + [1] * 2 + [2] * 2 + [3] * 2
+    data.setup()
+    assert [Path(file).parent.as_posix() for file in data.test_files] == [
+        f"test/{data.class_names[label]}" for label in test.labels
+    ]
+    assert all((root / file).is_file() for file in data.test_files)
     assert train.pixels.dtype == np.uint8
     assert train.labels.dtype == np.int64
     first = np.asarray(Image.open(root / "train" / "Ant" / "0.png"))

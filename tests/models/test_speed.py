@@ -287,6 +287,7 @@ from pytorch_lightning import Trainer, seed_everything
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.models import SpeedNet, speed
 from cifar_lit.optimizers import MuonSGD
+from cifar_lit.ranks import leave_ranks
 
 # As if the ranks computed with different rounding.
 fitted = speed.whitening_filters
@@ -300,6 +301,7 @@ assert trainer.global_step == 4
 for name, parameter in model.named_parameters():
     on_both = trainer.strategy.all_gather(parameter.detach())
     assert on_both[0].equal(on_both[1]), name
+leave_ranks()
 """
 
 

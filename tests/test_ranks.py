@@ -1,0 +1,241 @@
+"""On several ranks: the same figures, the same weights, and an end for all where one of them dies."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cifar_lit.ranks import SharedBatchNorm2d, SharedBatchNorms
+
+# 1,003 divides neither by 2 nor by 3.
+EVALUATE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from cifar_lit.callbacks.predictions import PredictionTable
+from cifar_lit.data import ImageDataModule
+from cifar_lit.data.images import Images
+from cifar_lit.models import DepthwiseNet
+from cifar_lit.ranks import leave_ranks
+
+class Noise(ImageDataModule):
+    class_names = tuple("abcde")
+    def load(self, split):
+        count = {"train": 64, "test": 1003}[split]
+        rng = np.random.default_rng(count)
+        return Images(rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8), rng.integers(0, 5, count))
+
+devices, out = int(sys.argv[1]), Path(sys.argv[2])
+seed_everything(1)
+model, data = DepthwiseNet(widths=[[8], [8]], dropout=[0, 0], num_classes=5), Noise(batch_size=6, val_size=0)
+trainer = Trainer(
+    accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False, max_epochs=1,
+    enable_checkpointing=False, enable_progress_bar=False, callbacks=[PredictionTable(out)],
+)
+(tested,) = trainer.test(model, data)
+(validated,) = trainer.validate(model, data)
+trainer.predict(model, data, return_predictions=False)
+if trainer.is_global_zero:
+    (out / "figures.json").write_text(json.dumps({**tested, **validated}))
+leave_ranks()
+"""
+
+TRAIN = """
+import sys
+from pathlib import Path
+import albumentations as A
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.models import DepthwiseNet
+from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
+
+devices, out = int(sys.argv[1]), Path(sys.argv[2])
+seed_everything(1)
+model = DepthwiseNet(widths=[[8], [8]], dropout=[0, 0])
+data = DigitsDataModule(batch_size=48, transforms=[A.Affine(rotate=(-20, 20))])
+trainer = Trainer(
+    accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False, max_epochs=1,
+    limit_train_batches=8, limit_val_batches=0, enable_checkpointing=False, enable_progress_bar=False,
+    sync_batchnorm=True,
+)
+share_batch_norm_on_cpu(trainer)
+trainer.fit(model, data)
+assert trainer.global_step == 8
+if trainer.is_global_zero:
+    torch.save(model.state_dict(), out / "weights.pt")
+leave_ranks()
+"""
+
+
+def on_ranks(script: str, ranks: int, folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "script.py").write_text(script, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "script.py", str(ranks), str(folder)],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_evaluation_is_the_same_on_one_two_and_three_ranks(tmp_path: Path) -> None:
+    found = []
+    for ranks in (1, 2, 3):
+        folder = on_ranks(EVALUATE, ranks, tmp_path / str(ranks))
+        rows = [row.split(",") for row in (folder / "predictions.csv").read_text().splitlines()[1:]]
+        assert [int(row[0]) for row in rows] == list(range(1003))
+        confusion = np.zeros((5, 5), dtype=int)
+        np.add.at(confusion, ([ord(row[1]) - 97 for row in rows], [ord(row[2]) - 97 for row in rows]), 1)
+        figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+        assert {"test/loss", "test/accuracy", "val/loss", "val/accuracy"} <= figures.keys()
+        assert figures["test/accuracy"] == pytest.approx(np.trace(confusion) / 1003, abs=1e-7)
+        found.append((figures, confusion.tolist()))
+    assert np.sum(found[0][1]) == 1003
+    assert np.count_nonzero(found[0][1]) > 5
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.slow
+def test_training_is_the_same_on_two_ranks_with_shared_batchnorm(tmp_path: Path) -> None:
+    one, two = (
+        torch.load(on_ranks(TRAIN, ranks, tmp_path / str(ranks)) / "weights.pt", weights_only=True) for ranks in (1, 2)
+    )
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_shared_batchnorm_takes_a_layers_place_and_gives_it_back() -> None:
+    inner: Any = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), inner)
+    layer, names = inner[0], [*model.state_dict()]
+    sync = SharedBatchNorms()
+    sync.apply(model)
+    assert isinstance(inner[0], SharedBatchNorm2d)
+    assert [*model.state_dict()] == names
+    assert inner[0].weight is layer.weight
+    model(torch.randn(5, 3, 2, 2))  # alone, it is a BatchNorm
+    assert layer.num_batches_tracked == 1
+    model.eval()
+    sync.revert(model)
+    assert inner[0] is layer
+    assert not layer.training
+
+
+DIES = """
+import os, signal
+from pytorch_lightning import Callback
+
+class Dies(Callback):
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_rank == self.rank and trainer.global_step == 3:
+            print("MOMENT", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+FIT = [
+    *["-m", "cifar_lit", "fit", "--model=DepthwiseNet", "--model.widths=[[8],[8]]", "--model.dropout=[0,0]"],
+    *["--data=DigitsDataModule", "--data.batch_size=16", "--trainer.accelerator=cpu", "--trainer.strategy=ddp"],
+    *["--trainer.max_epochs=500", "--gradcam.every_n_epochs=0", "--misclassified.every_n_epochs=0"],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["ddp", "torchrun"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_dies_ends_all_with_a_message(launcher: str, rank: int, tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text(DIES, encoding="utf-8")
+    launch = [
+        sys.executable,
+        *(["-m", "torch.distributed.run", "--nproc_per_node=2"] if launcher == "torchrun" else []),
+    ]
+    process = subprocess.Popen(
+        [*launch, *FIT, "--trainer.devices=2", "--trainer.callbacks+=dies.Dies", f"--trainer.callbacks.rank={rank}"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = ""
+        for line in process.stdout:
+            said += line
+            if "MOMENT" in line:
+                break
+        assert "MOMENT" in said, said
+        died = time.monotonic()
+        # The pipe is open as long as any of them lives.
+        rest, _ = process.communicate(timeout=60)
+        assert time.monotonic() - died < 60
+        assert process.returncode != 0
+        assert any(words in rest for words in ("process of this run is lost", "terminated with code", "SIGKILL")), rest
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_two_machines_meet_at_a_rendezvous(tmp_path: Path) -> None:
+    """Two agents, each with one process, as on two hosts."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    meet = [
+        *["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}"],
+        *["--rdzv_id=test", "--local_addr=127.0.0.1"],
+    ]
+    fit = [*FIT[:-3], "--trainer.max_epochs=1", "--trainer.limit_train_batches=4", "--gradcam.every_n_epochs=0"]
+    hosts = []
+    for host in ("a", "b"):
+        (tmp_path / host).mkdir()
+        hosts.append(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "torch.distributed.run",
+                    *meet,
+                    *fit,
+                    "--trainer.num_nodes=2",
+                    "--trainer.devices=1",
+                ],
+                cwd=tmp_path / host,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    try:
+        outputs = [process.communicate(timeout=200)[0] for process in hosts]
+        assert [process.returncode for process in hosts] == [0, 0], outputs
+        # One of them is rank zero, which alone keeps a run.
+        assert sum(any((tmp_path / host).rglob("last.ckpt")) for host in ("a", "b")) == 1
+    finally:
+        for process in hosts:
+            if process.poll() is None:
+                process.kill()
