@@ -139,28 +139,24 @@ def train_conventionally(images: Images, batch_size: int, steps: int, device: to
     return seen / (now() - begun)
 
 
-def conventional(images: Images, batch_size: int, steps: int, device: torch.device) -> Callable[[], float]:
-    """The script, in a process of its own: in this one the allocator is set as the command line sets it."""
-
-    def measure() -> float:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            return process.submit(train_conventionally, images, batch_size, steps, device).result()
-
-    return measure
-
-
 def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: int) -> dict[str, Any]:
     """Speeds of the three, their medians and what they are beside one another."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     arguments = ["fit", f"--config={RECIPE}", *data_options, "--data.val_size=0.1", f"--data.batch_size={batch_size}"]
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        # The script has a process of its own: in this one the allocator is set as the command line sets it.
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process,
+    ):
         once = ["--trainer.fast_dev_run=1", f"--trainer.default_root_dir={folder}"]
         data: ImageDataModule = CifarCLI([*arguments, *once]).datamodule
         assert data.train_images is not None
         contenders = {
             "fit": ours(arguments, steps, folder),
             "bare loop": bare(data, steps, device),
-            "conventional": conventional(data.train_images, batch_size, steps, device),
+            "conventional": lambda: process.submit(
+                train_conventionally, data.train_images, batch_size, steps, device
+            ).result(),
         }
         speeds = alternate(contenders, rounds)
     return {

@@ -46,6 +46,9 @@ from cifar_lit.trainer import CifarTrainer
 RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
 PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusion": ConfusionPanel}
+# Of the trainer: a whole number counts batches, a fraction is a share of them.
+COUNT_OR_SHARE = {f"trainer.limit_{split}_batches" for split in ("train", "val", "test", "predict")}
+COUNT_OR_SHARE |= {"trainer.overfit_batches", "trainer.val_check_interval"}
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
 
@@ -108,6 +111,11 @@ class CifarCLI(LightningCLI):
         parser.add_lightning_class_args(FiniteLoss, "finite_loss")
         for name, panel in PANELS.items():
             parser.add_lightning_class_args(panel, name)
+        for action in parser._actions:
+            if action.dest in COUNT_OR_SHARE:
+                # typing takes Union[int, float] for the Union[float, int] that another library made before, and so 1
+                # would be read as 1.0: all of the batches.
+                action._typehint = int | float | None  # type: ignore[attr-defined]
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     @property

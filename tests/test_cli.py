@@ -208,6 +208,12 @@ def test_a_run_is_repeated_from_its_own_config() -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.mark.parametrize(("given", "steps"), [("1", 1), ("2", 2), ("1.0", 90), ("0.5", 45)])
+def test_a_number_of_batches_is_no_share_of_them(given: str, steps: int) -> None:
+    run = fit("--trainer.max_epochs=1", f"--trainer.limit_train_batches={given}", "--data.val_size=0")
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == steps
+
+
 def test_an_evaluation_stands_at_the_step_of_its_checkpoint() -> None:
     run = fit("--trainer.limit_val_batches=1")
     before = EventAccumulator(str(run / "val")).Reload().Scalars("loss")

@@ -58,7 +58,8 @@ class BestCheckpoint(ModelCheckpoint):
     def _can_monitor(self, trainer: Trainer) -> bool:
         if self.monitor is None or self.monitor in trainer.callback_metrics:
             return True
-        if not self._warned:
+        # Who asks for no validation knows that nothing is best by it.
+        if not self._warned and trainer.limit_val_batches != 0:
             self._warned = True
             rank_zero_warn(
                 f"The model logs no {self.monitor!r}, so no best checkpoint is kept: "

@@ -23,15 +23,16 @@ PACKAGES = ("cifar-lit", "torch", "torchvision", "pytorch-lightning", "torchmetr
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit that a package's files are of, with ``+`` behind it where they have changed; None outside of git."""
+    """The commit that a folder's files are of, with ``+`` behind it where they have changed; None outside of git."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(folder), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        # A package that is installed below somebody's repository is not of its commits.
-        git("ls-files", "--error-unmatch", "__init__.py")
+        if not git("ls-files", "--", "."):
+            # Installed below somebody's repository, and no part of it.
+            return None
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
         return git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):

@@ -122,7 +122,8 @@ class ImageDataModule(LightningDataModule):
         train, self.test_images = self.load("train"), self.load("test")
         if self.val_size == 0:
             self.train_images, self.val_images = train, self.test_images
-            if stage in (None, "fit", "validate"):
+            validates = self.trainer is None or self.trainer.limit_val_batches != 0
+            if stage in (None, "fit", "validate") and validates:
                 say(
                     "val_size is 0: validating on the test split, so the best epoch is chosen by it. "
                     "Report the last epoch, or hold images out with --data.val_size."

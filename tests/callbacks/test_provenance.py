@@ -62,5 +62,10 @@ def test_commit_tells_changes(tmp_path: Path) -> None:
     clean = git_commit(tmp_path)
     assert clean is not None
     assert len(clean) == 40
+    # What is installed below it is no part of it.
+    installed = tmp_path / "venv" / "package"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").touch()
+    assert git_commit(installed) is None
     (tmp_path / "file").write_text("two")
     assert git_commit(tmp_path) == clean + "+"
