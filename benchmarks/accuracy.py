@@ -1,0 +1,144 @@
+"""Trains recipes over seeds and writes what each run reached; stopped, it goes on where it was.
+
+    python -m benchmarks.accuracy RECIPE … [--data_root FOLDER] [--seeds 3] [--hold_out] [FIT OPTIONS]
+
+A recipe is a file of `configs/` without its ending, such as `resnet20` or `reference/r1`. Options that are not its own
+go to `fit`. All training images are trained on, nothing is validated in between, and what counts is the last epoch: the
+test split chooses nothing. Reference recipes are the exception, as they were for their authors: they validate on the
+test split, and their best epoch is noted beside their last one. With `--hold_out` the recipe's own validation images
+are held out, and what counts besides is the epoch that they chose.
+
+A run writes `results/accuracy/<recipe>-<data>-<device>-seed<n>.json`. `python -m benchmarks.accuracy_table` puts these
+into the README and into the recipes.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from benchmarks.measure import REPOSITORY, RESULTS, images_of, parser, save
+from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies, command
+from cifar_lit.console import hush_libraries
+
+QUIET = [f"--{panel}.every_n_epochs=0" for panel in ("gradcam", "misclassified", "confusion")]
+# Enough that a stop costs little, and seldom enough to cost nothing.
+MINUTES = 5
+
+
+def kind_of(data_root: str | None) -> str:
+    """What the images are called in a result."""
+    if data_root is None:
+        return "original"
+    return "jpeg" if any(Path(data_root).rglob("*.jp*g")) else Path(data_root).name
+
+
+def train(fit: Sequence[str], folder: Path) -> float:
+    """Trains to the end, from where an earlier try was stopped.
+
+    Args:
+        fit: Options for `fit`.
+        folder: Of the run.
+
+    Returns:
+        Seconds of all tries together, each as long as it was known to run.
+    """
+    clock = folder / "seconds.json"
+    spent: list[float] = json.loads(clock.read_text(encoding="utf-8")) if clock.is_file() else []
+    saved = sorted(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+    root = f"--trainer.default_root_dir={folder}"
+    keep = f"--checkpoint.every_n_minutes={MINUTES}"
+    resume = [f"--ckpt_path={saved[-1]}"] if saved else []
+    if saved and not spent:
+        # The try before ended without having said how long it took: its files tell.
+        spent.append(saved[-1].stat().st_mtime - (saved[-1].parent.parent / "config.yaml").stat().st_mtime)
+    seconds, _ = command("fit", *fit, *QUIET, root, keep, *resume)
+    spent.append(seconds)
+    clock.write_text(json.dumps(spent) + "\n", encoding="utf-8")
+    return sum(spent)
+
+
+def best_epoch(folder: Path) -> dict[str, Any]:
+    """The best validation accuracy of a run, in percent, and its epoch, counted from 1."""
+    events = EventAccumulator(str(next(folder.rglob("val"))), size_guidance={"scalars": 0}).Reload()
+    by_step = {event.step: event.value for event in events.Scalars("accuracy")}
+    values = [by_step[step] for step in sorted(by_step)]
+    best = max(range(len(values)), key=values.__getitem__)
+    return {"best_epoch_accuracy": round(100 * values[best], 2), "best_epoch": best + 1, "epochs": len(values)}
+
+
+def measure(
+    recipe: str, seed: int, data_root: str | None, hold_out: bool, further: Sequence[str], runs: Path
+) -> dict[str, Any]:
+    """Trains and tests one recipe with one seed.
+
+    Returns:
+        Seconds, and accuracies in percent.
+    """
+    folder = runs / recipe.replace("/", "-") / f"{'hold-out-' if hold_out else ''}seed-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    is_reference = recipe.startswith("reference/")
+    validation = [] if is_reference or hold_out else [*WITHOUT_VALIDATION]
+    config = f"--config={REPOSITORY / 'configs' / recipe}.yaml"
+    options = [config, *images_of(data_root), *validation, *further, f"--seed_everything={seed}"]
+    seconds = train(options, folder)
+    root = f"--trainer.default_root_dir={folder}"
+    test_seconds, printed = command("test", "--ckpt_path=last", *QUIET, root)
+    figures: dict[str, Any] = {
+        "fit_seconds": round(seconds, 1),
+        "test_seconds": round(test_seconds, 1),
+        **accuracies(printed),
+    }
+    if is_reference:
+        figures.update(best_epoch(folder))
+    if hold_out:
+        _, printed = command("test", "--ckpt_path=best", *QUIET, root)
+        chosen = accuracies(printed)
+        figures.update({f"best_by_validation_{name}": value for name, value in chosen.items()})
+    return figures
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Trains what has no result yet, and writes a result for each run."""
+    options = parser(__doc__)
+    options.add_argument("recipes", nargs="+", help="such as resnet20 or reference/r1")
+    options.add_argument(
+        "--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data"
+    )
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument(
+        "--hold_out", action="store_true", help="hold validation images out, and test their choice, too"
+    )
+    options.add_argument("--runs", type=Path, default=Path("lightning_logs", "accuracy"), help="where runs land")
+    options.set_defaults(output=RESULTS / "accuracy")
+    given, further = options.parse_known_args(args)
+    hush_libraries()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for seed in range(given.seeds):
+        for recipe in given.recipes:
+            file = REPOSITORY / "configs" / f"{recipe}.yaml"
+            kind = f"{kind_of(given.data_root)}-{device}{'-hold-out' if given.hold_out else ''}"
+            name = f"{recipe.replace('/', '-')}-{kind}-seed{seed}"
+            same = {"recipe": recipe, "seed": seed, "options": list(further), "settings": settings_of(file)}
+            result = given.output / f"{name}.json"
+            if result.is_file():
+                kept = json.loads(result.read_text(encoding="utf-8"))
+                if {key: kept.get(key) for key in same} == same:
+                    print(f"{name}: there already")
+                    continue
+            figures = measure(recipe, seed, given.data_root, given.hold_out, further, given.runs)
+            print(f"{name}: {figures}", flush=True)
+            save(name, {**same, "data": kind_of(given.data_root), **figures}, given.output)
+
+
+def settings_of(file: Path) -> str:
+    """A recipe without its comments: what it measured may be written into these."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Puts what `benchmarks.accuracy` measured into the README's table and into the recipes' headers.
+
+    python -m benchmarks.accuracy_table [--check]
+
+With `--check` it writes nothing, and fails where they say something else. A recipe without a result says "not measured
+yet", unless its header and its row name another file of `results/`.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import REPOSITORY
+
+RESULTS = Path("benchmarks", "results", "accuracy")
+VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
+WIDTH = 120
+
+
+def results_of(recipe: str, repository: Path) -> list[dict[str, Any]]:
+    """What runs of a recipe reached that trained on all images: of the largest group alike in data and device."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((repository / RESULTS).glob(f"{recipe.replace('/', '-')}-*-seed*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["recipe"] == recipe and "hold-out" not in path.name and not found["options"]:
+            groups.setdefault(path.name.rpartition("-seed")[0], []).append({**found, "file": path.name})
+    return max(groups.values(), key=len, default=[])
+
+
+def cost(results: Sequence[dict[str, Any]]) -> str:
+    """Median time of `fit`, and on what."""
+    seconds = statistics.median(result["fit_seconds"] for result in results)
+    machine = results[0]["machine"]
+    where = machine["gpu"] or f"{machine['threads']} CPU cores"
+    return f"{seconds:.0f} s on {where}" if seconds < 120 else f"{seconds / 60:.0f} min on {where}"
+
+
+def accuracy(results: Sequence[dict[str, Any]]) -> str:
+    """Mean test accuracy after the last epoch, plain and with several views, and of the best epoch if noted."""
+
+    def mean(name: str) -> str:
+        return f"{statistics.mean(result[name] for result in results):.2f} %"
+
+    parts = [f"{mean('accuracy')} test"]
+    parts += [f"{mean(name)} {words}" for name, words in VIEWS.items() if name in results[0]]
+    if "best_epoch_accuracy" in results[0]:
+        parts.append(f"{mean('best_epoch_accuracy')} in the best epoch")
+    images = {"jpeg": "JPEG images", "original": "CIFAR-10"}.get(results[0]["data"], results[0]["data"])
+    return f"{', '.join(parts)}; {images}"
+
+
+def seeds(results: Sequence[dict[str, Any]]) -> str:
+    """How many, in words."""
+    return f"{len(results)} seed{'s' if len(results) > 1 else ''}"
+
+
+def with_row(readme: str, recipe: str, results: Sequence[dict[str, Any]]) -> str:
+    """The README with a recipe's row as measured."""
+    link = f"[{seeds(results)}]({(RESULTS / results[0]['file']).as_posix()})"
+    pattern = rf"^(\| `{recipe}`[^|]*\|[^|]*\|[^|]*\|)[^|]*\|[^|]*\|$"
+    return re.sub(pattern, rf"\g<1> {cost(results)} | {accuracy(results)} ({link}) |", readme, flags=re.MULTILINE)
+
+
+def with_header(text: str, recipe: str, results: Sequence[dict[str, Any]]) -> str:
+    """A recipe with a header as measured."""
+    files = f"benchmarks/results/accuracy/{recipe.replace('/', '-')}-*.json"
+    if recipe.startswith("reference/"):
+        lines = textwrap.wrap(
+            f"Measured here: {accuracy(results)} ({seeds(results)}, {cost(results)}; {files}).", WIDTH - 2
+        )
+        pattern = r"^# Measured here: .*?(?=^[^#])"
+    else:
+        lines = [f"Cost: {cost(results)}."]
+        lines += textwrap.wrap(f"Accuracy: {accuracy(results)} ({seeds(results)}; {files}).", WIDTH - 2)
+        pattern = r"^# Cost: .*?(?=^[^#])"
+    header = "".join(f"# {line}\n" for line in lines)
+    return re.sub(pattern, lambda _: header, text, count=1, flags=re.MULTILINE | re.DOTALL)
+
+
+def generated(repository: Path) -> dict[Path, str]:
+    """Every file that says what was measured, as it should be."""
+    readme = repository / "README.md"
+    texts = {readme: readme.read_text(encoding="utf-8")}
+    for file in sorted((repository / "configs").rglob("*.yaml")):
+        recipe = file.relative_to(repository / "configs").with_suffix("").as_posix()
+        if results := results_of(recipe, repository):
+            texts[readme] = with_row(texts[readme], recipe, results)
+            texts[file] = with_header(file.read_text(encoding="utf-8"), recipe, results)
+    return texts
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Writes, or checks."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--check", action="store_true", help="write nothing, and fail where something differs")
+    given = options.parse_args(args)
+    stale = [file for file, text in generated(REPOSITORY).items() if file.read_text(encoding="utf-8") != text]
+    if given.check:
+        if stale:
+            names = ", ".join(file.relative_to(REPOSITORY).as_posix() for file in stale)
+            sys.exit(f"{names} do not say what was measured: run python -m benchmarks.accuracy_table.")
+        return
+    for file in stale:
+        file.write_text(generated(REPOSITORY)[file], encoding="utf-8")
+        print(f"Wrote {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Runs that go on where they were stopped, and a table that says what they reached."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import accuracy, accuracy_table
+
+TINY = [
+    *["--data=DigitsDataModule", "--data.batch_size=64", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"],
+    "--trainer.accelerator=cpu",
+]
+
+
+def test_readme_and_recipes_say_what_was_measured() -> None:
+    accuracy_table.main(["--check"])
+
+
+@pytest.mark.slow
+def test_a_run_writes_a_result_goes_on_and_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["quickstart", "--seeds=1", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'results'}", *TINY]
+    real, calls = accuracy.command, []
+
+    def stopped_once(*arguments: str) -> tuple[float, str]:
+        calls.append(arguments)
+        if len(calls) == 1:
+            real(*[a for a in arguments if not a.startswith("--trainer.max_epochs")], "--trainer.max_epochs=1")
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(accuracy, "command", stopped_once)
+    with pytest.raises(KeyboardInterrupt):
+        accuracy.main(asked)
+    assert not (tmp_path / "results").exists()
+    accuracy.main(asked)
+    (file,) = (tmp_path / "results").iterdir()
+    assert file.name == "quickstart-original-cpu-seed0.json"
+    found = json.loads(file.read_text())
+    assert any(argument.startswith("--ckpt_path=") for argument in calls[1])
+    assert 0 < found["accuracy"] < 100
+    assert found["fit_seconds"] > 1
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 1
+    capsys.readouterr()
+    accuracy.main(asked)
+    assert "there already" in capsys.readouterr().out
+
+
+def result(recipe: str, **figures: Any) -> dict[str, Any]:
+    machine = {"threads": 2, "gpu": None}
+    return {"recipe": recipe, "options": [], "data": "jpeg", "machine": machine, "fit_seconds": 1830.0, **figures}
+
+
+def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
+    folder = tmp_path / accuracy_table.RESULTS
+    folder.mkdir(parents=True)
+    (tmp_path / "configs" / "reference").mkdir(parents=True)
+    (tmp_path / "README.md").write_text(
+        "| recipe |\n| `net` (Net) | 1,000 | 50 | not measured yet | not measured yet |\n"
+    )
+    (tmp_path / "configs" / "net.yaml").write_text(
+        "# Net.\n# Cost: not measured yet.\n# Accuracy: not\n# yet.\ntrainer: 1\n# Cost: no\n"
+    )
+    (tmp_path / "configs" / "other.yaml").write_text("# Cost: not measured yet.\ntrainer: 1\n")
+    (tmp_path / "configs" / "reference" / "r9.yaml").write_text("# R9.\n# Measured here: not\n# yet.\ntrainer: 1\n")
+    for seed, value in enumerate((91.0, 92.5)):
+        file = folder / f"net-jpeg-cpu-seed{seed}.json"
+        file.write_text(json.dumps(result("net", accuracy=value, accuracy_flip=value + 1)))
+    # Neither another recipe's, nor with other options, nor with images held out.
+    (folder / "net-jpeg-cpu-hold-out-seed0.json").write_text(json.dumps(result("net", accuracy=1.0)))
+    (folder / "net-original-cuda-seed0.json").write_text(
+        json.dumps({**result("net", accuracy=2.0), "options": ["--x"]})
+    )
+    best = result("reference/r9", accuracy=80.0, best_epoch_accuracy=81.25, fit_seconds=90.0)
+    (folder / "reference-r9-jpeg-cpu-seed0.json").write_text(json.dumps(best))
+    texts = {file.relative_to(tmp_path).as_posix(): text for file, text in accuracy_table.generated(tmp_path).items()}
+    words = "91.75 % test, 92.75 % with flips; JPEG images"
+    assert texts["README.md"] == (
+        f"| recipe |\n| `net` (Net) | 1,000 | 50 | 30 min on 2 CPU cores | {words} "
+        "([2 seeds](benchmarks/results/accuracy/net-jpeg-cpu-seed0.json)) |\n"
+    )
+    assert texts["configs/net.yaml"] == (
+        f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds;\n"
+        "# benchmarks/results/accuracy/net-*.json).\ntrainer: 1\n# Cost: no\n"
+    )
+    assert "configs/other.yaml" not in texts
+    assert re.fullmatch(
+        r"# R9.\n# Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, 90 s on 2 CPU cores;\n"
+        r"# .*reference-r9-\*.json\).\ntrainer: 1\n",
+        texts["configs/reference/r9.yaml"],
+    )
+    # A second time nothing changes.
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    assert {f.relative_to(tmp_path).as_posix(): t for f, t in accuracy_table.generated(tmp_path).items()} == texts
