@@ -72,7 +72,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         """Normalises (N, C, H, W); in evaluation mode as BatchNorm2d does."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
-        full = x.float()
+        full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         # Ranks may hold different numbers of images.
         sums = _SumOverRanks.apply(torch.cat([full.sum((0, 2, 3)), full.new_tensor([x.numel() / x.shape[1]])]))
         count = sums[-1].detach()

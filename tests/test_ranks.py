@@ -73,7 +73,7 @@ data = DigitsDataModule(batch_size=48, transforms=[A.Affine(rotate=(-20, 20))])
 trainer = Trainer(
     accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False, max_epochs=1,
     limit_train_batches=8, limit_val_batches=0, enable_checkpointing=False, enable_progress_bar=False,
-    sync_batchnorm=True,
+    sync_batchnorm=True, precision="64-true",
 )
 share_batch_norm_on_cpu(trainer)
 trainer.fit(model, data)
@@ -125,7 +125,8 @@ def test_training_is_the_same_on_two_ranks_with_shared_batchnorm(tmp_path: Path)
     )
     assert one.keys() == two.keys()
     for name in one:
-        assert torch.allclose(one[name], two[name], rtol=1e-4, atol=1e-5), name
+        # In float64: in float32 the gradients of what a BatchNorm follows cancel too well to compare.
+        assert torch.allclose(one[name], two[name], rtol=1e-7, atol=1e-9), name
 
 
 def test_shared_batchnorm_takes_a_layers_place_and_gives_it_back() -> None:
