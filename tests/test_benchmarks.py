@@ -16,14 +16,11 @@ import torch
 import yaml
 from pytorch_lightning import Callback
 
+from benchmarks import epoch_limit, gpu, gpu_parts, input_pipeline, measure, time_to_accuracy, training_loop
 from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.data import ImageFolderDataModule
 from cifar_lit.explain.layers import layer_table
 from cifar_lit.models.cifar_resnet import CifarResNetV1
-
-# The benchmarks are run in the repository and not installed.
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from benchmarks import epoch_limit, gpu, gpu_parts, input_pipeline, measure, time_to_accuracy, training_loop
 
 QUICKSTART = str(measure.REPOSITORY / "configs" / "quickstart.yaml")
 SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu")

@@ -56,4 +56,4 @@ def test_the_command_line_takes_it(kept: Path, tmp_path: Path, monkeypatch: pyte
             *["--trainer.limit_val_batches=1", f"--ckpt_path={kept}"],
         ]
     )
-    assert cli.trainer.global_step == 2
+    assert cli.trainer.global_step == load_checkpoint(kept)["global_step"] + 1
