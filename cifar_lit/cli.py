@@ -11,7 +11,7 @@ import torch
 from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 # Imported so that YAML and the command line can name what they hold without its module.
@@ -31,9 +31,10 @@ from cifar_lit.callbacks.misclassified import MisclassifiedPanel
 from cifar_lit.callbacks.predictions import PredictionTable
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.callbacks.provenance import Provenance
+from cifar_lit.callbacks.settings import SaveFitConfig
 from cifar_lit.callbacks.stops import Stopped, Stops
 from cifar_lit.checkpoint_io import AtomicCheckpointIO
-from cifar_lit.commands.evaluation import preprocessing_in
+from cifar_lit.commands.learnt_data import preprocessing_in
 from cifar_lit.commands.pictures import NoImages
 from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
 from cifar_lit.errors import UserError
@@ -50,20 +51,6 @@ PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusi
 COUNT_OR_SHARE = {f"trainer.limit_{split}_batches" for split in ("train", "val", "test", "predict")}
 COUNT_OR_SHARE |= {"trainer.overfit_batches", "trainer.val_check_interval"}
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
-
-
-class SaveFitConfig(SaveConfigCallback):
-    """Keeps a training run's settings in its folder; an evaluation adds its results there and leaves them alone."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, **kwargs: Any) -> None:
-        # What to resume from is no setting of the run, and other commands know no such options.
-        settings = {name: value for name, value in config.items() if name not in ("ckpt_path", "weights_only")}
-        super().__init__(parser, Namespace(settings), **kwargs)  # type: ignore[no-untyped-call]
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Saves, where there is a run's folder to save to."""
-        if stage == "fit" and trainer.logger is not None:
-            super().setup(trainer, pl_module, stage)
 
 
 class CifarCLI(LightningCLI):
@@ -161,11 +148,8 @@ class CifarCLI(LightningCLI):
         }
         if not has_gpu.get(str(trainer.accelerator), True):
             raise UserError("There is no such GPU that torch can use: leave --trainer.accelerator out, or give cpu.")
-        if (
-            self.subcommand != "summary"
-            and self._settings.data is None
-            and str(self._settings.model.class_path).startswith("cifar_lit.")
-        ):
+        needs_data = self.subcommand != "summary" and str(self._settings.model.class_path).startswith("cifar_lit.")
+        if needs_data and self._settings.data is None:
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
         if self.subcommand == "predict" and self._settings.images is not None:
             self._settings.data = self._stand_in_for_data()

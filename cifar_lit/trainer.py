@@ -8,7 +8,8 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from cifar_lit.commands import explain as explaining
 from cifar_lit.commands import export as exporting
-from cifar_lit.commands.evaluation import load_weights, preprocessing_in
+from cifar_lit.commands.evaluation import load_weights
+from cifar_lit.commands.learnt_data import preprocessing_in
 from cifar_lit.commands.pictures import FORMATS, predict_pictures
 from cifar_lit.commands.summary import Format, summarize
 from cifar_lit.data.image_folder import decode

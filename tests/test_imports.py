@@ -9,12 +9,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cifar_lit"
 # Rooms that every room may use: they import none of the others.
-FOUNDATIONS = {"errors", "console", "runs", "precision"}
+FOUNDATIONS = {"errors", "console", "runs", "precision", "identity"}
 MAY_IMPORT = {
     "errors": set(),
     "console": {"errors"},
     "runs": {"errors", "console"},
     "precision": set(),
+    "identity": set(),
+    "ranks": set(),
     "schedules": {"errors"},
     "logger": set(),
     "scores": set(),
@@ -34,6 +36,8 @@ MAY_IMPORT = {
         "trainer",
         "allocator",
         "checkpoint_io",
+        "ranks",
+        "commands",
         "callbacks",
         "models",
         "data",

@@ -1,50 +1,23 @@
 """What a run was: command, settings, seed, versions, commit and data, in its folder and in its checkpoints."""
 
-import hashlib
 import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import cifar_lit
+from cifar_lit.identity import fingerprint, git_commit
 
 FILE = "provenance.json"
 PACKAGES = ("cifar-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "albumentations", "numpy")
-
-
-def git_commit(folder: Path) -> str | None:
-    """The commit that a folder's files are of, with ``+`` behind it where they have changed; None outside of git."""
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(folder), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        if not git("ls-files", "--", "."):
-            # Installed below somebody's repository, and no part of it.
-            return None
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def fingerprint(images: Any) -> str:
-    """SHA-256 of images, with ``pixels`` uint8 (N, H, W, 3) and ``labels`` int64 (N,): equal data, equal figure."""
-    digest = hashlib.sha256(repr(images.pixels.shape).encode())
-    digest.update(np.ascontiguousarray(images.pixels).data)
-    digest.update(np.ascontiguousarray(images.labels).data)
-    return digest.hexdigest()
 
 
 class Provenance(Callback):

@@ -1,8 +1,6 @@
 """What the commands share that look into a trained network: its weights, its predictions, where they come from."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,14 +11,11 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 import cifar_lit
-from cifar_lit.callbacks.provenance import fingerprint
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
 from cifar_lit.explain.scoring import Predictions
+from cifar_lit.identity import fingerprint
 from cifar_lit.runs import load_checkpoint
-
-# Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
-SCALING = (".Normalize", ".ToFloat")
 
 
 @runtime_checkable
@@ -146,66 +141,6 @@ def normalised_images(data: ImageData, indices: NDArray[np.int64]) -> Tensor:
     return torch.cat(found)[np.argsort(np.argsort(indices))]
 
 
-class Normalize(nn.Module):
-    """Turns pixels, uint8 (N, H, W, 3), RGB, into what a network gets, float32 (N, 3, H, W).
-
-    Args:
-        mean: Subtracted, on the scale of 0 to 255; (3, 1, 1) or (3, H, W).
-        std: Divided by; (3, 1, 1).
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean.contiguous())
-        self.register_buffer("std", std)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Turns and normalises."""
-        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
-
-
-def preprocessing_in(content: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], Normalize]:
-    """Class names and normalisation as a checkpoint keeps them: the data set itself is not needed.
-
-    Args:
-        content: What the checkpoint holds.
-        path: The checkpoint, for messages.
-
-    Raises:
-        UserError: It does not keep them, or its run normalised in another way.
-    """
-    states = [value for value in content.values() if isinstance(value, dict) and {"class_names", "mean"} <= set(value)]
-    if not states:
-        raise UserError(f"{path} does not say how its images were normalised: it was trained on data of another kind.")
-    transforms = content.get("datamodule_hyper_parameters", {}).get("transforms") or []
-    if any(str(transform["class_path"]).endswith(SCALING) for transform in transforms):
-        raise UserError(f"{path} was trained on images that its list of transforms normalised: that is not kept in it.")
-    return tuple(map(printable, states[0]["class_names"])), Normalize(states[0]["mean"], states[0]["std"])
-
-
-def same_classes(content: Mapping[str, Any], class_names: Sequence[str], path: Path) -> None:
-    """Sees to it that a network is asked about the classes that it learnt.
-
-    Args:
-        content: What the checkpoint holds.
-        class_names: Of the data that are to be evaluated.
-        path: The checkpoint, for messages.
-
-    Raises:
-        UserError: They are others, or stand in another order.
-    """
-    learnt = next((tuple(v["class_names"]) for v in content.values() if isinstance(v, dict) and "class_names" in v), ())
-    if learnt and learnt != tuple(class_names):
-        differ = next((pair for pair in zip_longest(learnt, class_names) if pair[0] != pair[1]), ("", ""))
-        raise UserError(
-            f"{path} has learnt other classes than those of the data ({differ[0]} where they have {differ[1]}): give "
-            "the data that it was trained on."
-        )
-
-
 def gather_provenance(
     content: Mapping[str, Any], path: Path, run: Path | None, datamodule: Any = None
 ) -> dict[str, str]:
@@ -252,23 +187,3 @@ def _class_path(thing: object) -> str:
 
 def _listed(values: Mapping[str, Any] | None) -> str | None:
     return ", ".join(f"{name} {value}" for name, value in values.items()) if values else None
-
-
-def ready_to_write(folder: Path) -> None:
-    """Makes a folder, and raises a `UserError` where no file can be written to it, before minutes are spent on one."""
-    probe = folder / f".{os.getpid()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"Cannot write to {folder} ({error.strerror}): name another folder.") from error
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file, or leaves what was there: never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # surrogateescape: names of files need not be text.
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
-    temporary.replace(path)

@@ -23,10 +23,9 @@ from cifar_lit.commands.evaluation import (
     image_data,
     load_weights,
     normalised_images,
-    ready_to_write,
-    same_classes,
-    write_atomically,
 )
+from cifar_lit.commands.files import ready_to_write, write_atomically
+from cifar_lit.commands.learnt_data import same_classes
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.figures import (

@@ -15,7 +15,8 @@ from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
 from tqdm import tqdm
 
-from cifar_lit.commands.evaluation import cam_target_of, ready_to_write, write_atomically
+from cifar_lit.commands.evaluation import cam_target_of
+from cifar_lit.commands.files import ready_to_write, write_atomically
 from cifar_lit.console import printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.gradcam import class_activation_maps, overlay

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from cifar_lit.callbacks.provenance import fingerprint, git_commit
 from cifar_lit.cli import main
 from cifar_lit.data.images import Images
+from cifar_lit.identity import fingerprint, git_commit
 
 FIT = ["fit", "--model=DepthwiseNet", "--model.widths=[[4],[4]]", "--model.dropout=[0,0]", "--data=DigitsDataModule"]
 FIT += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.accelerator=cpu"]

@@ -14,7 +14,6 @@ import torch
 from colour_run import Colours, Run, train
 from PIL import Image
 
-from cifar_lit.callbacks.provenance import fingerprint
 from cifar_lit.classifier import Classifier
 from cifar_lit.commands import explain as module
 from cifar_lit.commands.evaluation import evaluate, gather_provenance, load_weights, normalised_images
@@ -22,6 +21,7 @@ from cifar_lit.commands.explain import explain, learning_curves
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 from cifar_lit.explain.scoring import Predictions
+from cifar_lit.identity import fingerprint
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import ResNetV1
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from cifar_lit.classifier import Classifier
 from cifar_lit.commands import export as module
-from cifar_lit.commands.evaluation import Normalize, preprocessing_in
 from cifar_lit.commands.export import PixelClassifier, export
+from cifar_lit.commands.learnt_data import Normalize, preprocessing_in
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNet18, ResNetV2
 

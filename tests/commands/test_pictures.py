@@ -14,7 +14,8 @@ from colour_run import Run, train
 from PIL import Image
 
 from cifar_lit.classifier import Classifier
-from cifar_lit.commands.evaluation import load_weights, preprocessing_in
+from cifar_lit.commands.evaluation import load_weights
+from cifar_lit.commands.learnt_data import preprocessing_in
 from cifar_lit.commands.pictures import EXTENSIONS, FORMATS, predict_pictures
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError

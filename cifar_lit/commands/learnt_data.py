@@ -1,0 +1,74 @@
+"""What a checkpoint keeps of the data that it learnt from: classes and normalisation."""
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cifar_lit.console import printable
+from cifar_lit.errors import UserError
+
+# Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
+SCALING = (".Normalize", ".ToFloat")
+
+
+class Normalize(nn.Module):
+    """Turns pixels, uint8 (N, H, W, 3), RGB, into what a network gets, float32 (N, 3, H, W).
+
+    Args:
+        mean: Subtracted, on the scale of 0 to 255; (3, 1, 1) or (3, H, W).
+        std: Divided by; (3, 1, 1).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.contiguous())
+        self.register_buffer("std", std)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Turns and normalises."""
+        return (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+
+
+def preprocessing_in(content: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], Normalize]:
+    """Class names and normalisation as a checkpoint keeps them: the data set itself is not needed.
+
+    Args:
+        content: What the checkpoint holds.
+        path: The checkpoint, for messages.
+
+    Raises:
+        UserError: It does not keep them, or its run normalised in another way.
+    """
+    states = [value for value in content.values() if isinstance(value, dict) and {"class_names", "mean"} <= set(value)]
+    if not states:
+        raise UserError(f"{path} does not say how its images were normalised: it was trained on data of another kind.")
+    transforms = content.get("datamodule_hyper_parameters", {}).get("transforms") or []
+    if any(str(transform["class_path"]).endswith(SCALING) for transform in transforms):
+        raise UserError(f"{path} was trained on images that its list of transforms normalised: that is not kept in it.")
+    return tuple(map(printable, states[0]["class_names"])), Normalize(states[0]["mean"], states[0]["std"])
+
+
+def same_classes(content: Mapping[str, Any], class_names: Sequence[str], path: Path) -> None:
+    """Sees to it that a network is asked about the classes that it learnt.
+
+    Args:
+        content: What the checkpoint holds.
+        class_names: Of the data that are to be evaluated.
+        path: The checkpoint, for messages.
+
+    Raises:
+        UserError: They are others, or stand in another order.
+    """
+    learnt = next((tuple(v["class_names"]) for v in content.values() if isinstance(v, dict) and "class_names" in v), ())
+    if learnt and learnt != tuple(class_names):
+        differ = next((pair for pair in zip_longest(learnt, class_names) if pair[0] != pair[1]), ("", ""))
+        raise UserError(
+            f"{path} has learnt other classes than those of the data ({differ[0]} where they have {differ[1]}): give "
+            "the data that it was trained on."
+        )

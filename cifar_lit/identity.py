@@ -1,0 +1,33 @@
+"""What tells one state of the code, or one data set, from another."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that a folder's files are of, with ``+`` behind it where they have changed; None outside of git."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        if not git("ls-files", "--", "."):
+            # Installed below somebody's repository, and no part of it.
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def fingerprint(images: Any) -> str:
+    """SHA-256 of images, with ``pixels`` uint8 (N, H, W, 3) and ``labels`` int64 (N,): equal data, equal figure."""
+    digest = hashlib.sha256(repr(images.pixels.shape).encode())
+    digest.update(np.ascontiguousarray(images.pixels).data)
+    digest.update(np.ascontiguousarray(images.labels).data)
+    return digest.hexdigest()
