@@ -61,11 +61,17 @@ def train(fit: Sequence[str], folder: Path) -> float:
     return sum(spent)
 
 
+def by_epoch(folder: Path, split: str, chart: str) -> list[float]:
+    """What a run logged on a chart, such as ``accuracy`` of ``val``, epoch after epoch."""
+    events = EventAccumulator(str(next(folder.rglob(split))), size_guidance={"scalars": 0}).Reload()
+    # A resumed run logs a step again.
+    by_step = {event.step: event.value for event in events.Scalars(chart)}
+    return [by_step[step] for step in sorted(by_step)]
+
+
 def best_epoch(folder: Path) -> dict[str, Any]:
     """The best validation accuracy of a run, in percent, and its epoch, counted from 1."""
-    events = EventAccumulator(str(next(folder.rglob("val"))), size_guidance={"scalars": 0}).Reload()
-    by_step = {event.step: event.value for event in events.Scalars("accuracy")}
-    values = [by_step[step] for step in sorted(by_step)]
+    values = by_epoch(folder, "val", "accuracy")
     best = max(range(len(values)), key=values.__getitem__)
     return {"best_epoch_accuracy": round(100 * values[best], 2), "best_epoch": best + 1, "epochs": len(values)}
 

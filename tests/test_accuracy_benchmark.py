@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import accuracy, accuracy_table
+from benchmarks import accuracy, accuracy_table, tuning
+from benchmarks.time_to_accuracy import command
 
 TINY = [
     *["--data=DigitsDataModule", "--data.batch_size=64", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"],
@@ -24,7 +25,7 @@ def test_a_run_writes_a_result_goes_on_and_is_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ["quickstart", "--seeds=1", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'results'}", *TINY]
-    real, calls = accuracy.command, []
+    real, calls = command, []
 
     def stopped_once(*arguments: str) -> tuple[float, str]:
         calls.append(arguments)
@@ -48,6 +49,23 @@ def test_a_run_writes_a_result_goes_on_and_is_not_repeated(
     capsys.readouterr()
     accuracy.main(asked)
     assert "there already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_tries_are_judged_by_held_out_images_and_not_repeated(tmp_path: Path) -> None:
+    tiny = "--data=DigitsDataModule --data.batch_size=64 --trainer.limit_train_batches=2 --trainer.accelerator=cpu"
+    asked = ["quickstart", "--epochs=1", "--at_once=2", f"--output={tmp_path}", "--options"]
+    slow, fast = f"{tiny} --model.optimizer.lr=1e-9", f"{tiny} --model.optimizer.lr=0.05"
+    tuning.main([*asked, slow])
+    tuning.main([*asked, slow, fast])
+    (file,) = tmp_path.iterdir()
+    tries = json.loads(file.read_text())["tries"]
+    assert [one["options"] for one in tries] == [slow, fast]
+    assert file.name == "tuning-quickstart.json"
+    for one in tries:
+        assert {"train_loss", "train_accuracy", "val_loss", "epochs", "recipe", "commit"} <= one.keys()
+        assert 0 < one["val_accuracy"] < 100
+    assert tries[0]["val_loss"] != tries[1]["val_loss"]
 
 
 def result(recipe: str, **figures: Any) -> dict[str, Any]:
@@ -84,8 +102,8 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         "([2 seeds](benchmarks/results/accuracy/net-jpeg-cpu-seed0.json)) |\n"
     )
     assert texts["configs/net.yaml"] == (
-        f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds;\n"
-        "# benchmarks/results/accuracy/net-*.json).\ntrainer: 1\n# Cost: no\n"
+        f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds; "
+        "benchmarks/results/accuracy/net-*.json).\ntrainer: 1\n# Cost: no\n"
     )
     assert "configs/other.yaml" not in texts
     assert re.fullmatch(

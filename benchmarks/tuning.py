@@ -1,0 +1,88 @@
+"""Tries options of a recipe in short runs on its held-out images, and keeps a record of what each gave.
+
+    python -m benchmarks.tuning RECIPE [--data_root FOLDER] [--epochs 10] [--at_once 2] --options "" "--model.X=…" …
+
+A try is a string of options for `fit`; the empty one is the recipe as it is. Every try has the same seed, trains on
+what the recipe does not hold out, and is judged by the held-out images after its last epoch: the test split has no say.
+Tries are added to ``results/tuning-<recipe>.json``; one that is there, at the same number of epochs and of the same
+recipe, is not run again.
+"""
+
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of
+from benchmarks.measure import REPOSITORY, commit, images_of, parser, save
+from benchmarks.time_to_accuracy import command
+from cifar_lit.console import hush_libraries
+
+SEED = 0
+
+
+def attempt(recipe: str, options: str, epochs: int, data_root: str | None) -> dict[str, Any]:
+    """Trains one try.
+
+    Returns:
+        Its options and, of the last epoch, loss and accuracy (in percent) on training and held-out images.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, _ = command(
+            "fit",
+            f"--config={REPOSITORY / 'configs' / recipe}.yaml",
+            *images_of(data_root),
+            f"--seed_everything={SEED}",
+            f"--trainer.max_epochs={epochs}",
+            f"--trainer.default_root_dir={folder}",
+            *QUIET,
+            *shlex.split(options),
+        )
+        figures: dict[str, Any] = {"options": options or "none", "epochs": epochs, "seconds": round(seconds)}
+        for split in ("train", "val"):
+            figures[f"{split}_loss"] = round(by_epoch(Path(folder), split, "loss")[-1], 3)
+            figures[f"{split}_accuracy"] = round(100 * by_epoch(Path(folder), split, "accuracy")[-1], 2)
+    return figures
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the tries that are not there yet, and writes the record after each."""
+    options = parser(__doc__)
+    options.add_argument("recipe", help="such as resnet20")
+    options.add_argument(
+        "--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data"
+    )
+    options.add_argument("--epochs", type=int, default=10)
+    options.add_argument("--at_once", type=int, default=1, help="tries that share the cores")
+    options.add_argument("--options", nargs="+", required=True, help="one string a try")
+    given = options.parse_args(args)
+    hush_libraries()
+    # Two runs of one thread each get more done than one of two.
+    os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // given.at_once, 1))
+    recipe = settings_of(REPOSITORY / "configs" / f"{given.recipe}.yaml")
+    name = f"tuning-{given.recipe.replace('/', '-')}"
+    record = given.output / f"{name}.json"
+    tries: list[dict[str, Any]] = json.loads(record.read_text(encoding="utf-8"))["tries"] if record.is_file() else []
+
+    def run(try_options: str) -> None:
+        figures = attempt(given.recipe, try_options, given.epochs, given.data_root)
+        tries.append({**figures, "recipe": recipe, "commit": commit(), "data": kind_of(given.data_root)})
+        print(figures, flush=True)
+        save(
+            name,
+            {"what": "tries on the held-out training images after the last epoch, one seed", "tries": tries},
+            given.output,
+        )
+
+    known = {(one["options"], one.get("epochs"), one.get("recipe")) for one in tries}
+    new = [one for one in given.options if (one or "none", given.epochs, recipe) not in known]
+    with ThreadPoolExecutor(given.at_once) as pool:
+        list(pool.map(run, new))
+
+
+if __name__ == "__main__":
+    main()
