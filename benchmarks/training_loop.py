@@ -150,13 +150,12 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
     ):
         once = ["--trainer.fast_dev_run=1", f"--trainer.default_root_dir={folder}"]
         data: ImageDataModule = CifarCLI([*arguments, *once]).datamodule
-        assert data.train_images is not None
+        images = data.train_images
+        assert images is not None
         contenders = {
             "fit": ours(arguments, steps, folder),
             "bare loop": bare(data, steps, device),
-            "conventional": lambda: process.submit(
-                train_conventionally, data.train_images, batch_size, steps, device
-            ).result(),
+            "conventional": lambda: process.submit(train_conventionally, images, batch_size, steps, device).result(),
         }
         speeds = alternate(contenders, rounds)
     return {

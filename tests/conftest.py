@@ -1,6 +1,7 @@
 """Tiny data sets, and the walls around every test: no network but this machine's own, no cache but a fresh one."""
 
 import hashlib
+import os
 import socket
 import struct
 import tarfile
@@ -10,11 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_lit.data.download import Archive
 from cifar_lit.data.images import Images
+
+# pytest-xdist's processes share the cores, and so do the commands that tests start.
+if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    torch.set_num_threads(max(torch.get_num_threads() // workers, 1))
+    os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

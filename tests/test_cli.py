@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -339,7 +340,9 @@ def flip_a_byte(content: bytes) -> bytes:
     """One bit of the largest tensor."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         largest = max(archive.infolist(), key=lambda entry: entry.file_size)
-    place = content.index(b"PK", largest.header_offset + 4) - largest.file_size // 2
+    # Behind a header of its own, which ends in the lengths of the name and of what aligns the data.
+    name, extra = struct.unpack_from("<HH", content, largest.header_offset + 26)
+    place = largest.header_offset + 30 + name + extra + largest.file_size // 2
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 

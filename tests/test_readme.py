@@ -8,12 +8,12 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
-    command = 'pip install -c constraints.txt -e ".[test]" && pytest'
+    command = 'pip install -c constraints.txt -e ".[test]" && pytest -n 2 --dist loadfile'
     assert command in README
     # On lines of their own: with `set -e` a failure left of && would be passed over.
     lines = (REPOSITORY / ".ci" / "run").read_text().splitlines()
     first = lines.index(command.split(" && ")[0].replace("pip install", "pip install -q"))
-    assert lines[first + 1] == "pytest"
+    assert lines[first + 1] == command.split(" && ")[1]
 
 
 def test_the_table_names_every_recipe_with_its_parameters() -> None:

@@ -275,7 +275,11 @@ def test_what_a_killed_process_left_is_no_hindrance(server: Server, tmp_path: Pa
     assert left_in(tmp_path) == {FOLDER, NAME}
 
 
-@pytest.mark.parametrize("content", [PUBLISHED[:-5], PUBLISHED[:100], b"", b"text", packed({f"{FOLDER}/x": b"forged"})])
+@pytest.mark.parametrize(
+    "content",
+    [PUBLISHED[:-5], PUBLISHED[:100], b"", b"text", packed({f"{FOLDER}/x": b"forged"})],
+    ids=["its end is missing", "nearly all is missing", "empty", "text", "forged"],
+)
 def test_a_damaged_archive_is_an_error_and_is_left_alone(server: Server, tmp_path: Path, content: bytes) -> None:
     (tmp_path / NAME).write_bytes(content)
     message = error_of(archive(server.url("good")), tmp_path)
