@@ -20,6 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from cifar_lit.cli import CifarCLI
 from cifar_lit.data import ImageDataModule
 from cifar_lit.data.images import Images
+from cifar_lit.precision import choose_precision
 
 REPOSITORY = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("results")
@@ -170,7 +171,14 @@ def machine() -> dict[str, Any]:
     if info.is_file():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "threads": torch.get_num_threads(), "gpu": gpu, "python": platform.python_version()}
+    return {
+        "cpu": cpu,
+        "threads": torch.get_num_threads(),
+        # What `fit` computes in unless told otherwise. A CPU without bfloat16 takes three times as long.
+        "precision": choose_precision("auto")[0],
+        "gpu": gpu,
+        "python": platform.python_version(),
+    }
 
 
 def commit() -> str:
