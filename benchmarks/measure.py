@@ -187,11 +187,15 @@ def commit() -> str:
         return os.environ[COMMIT_VARIABLE]
 
     def git(*args: str) -> str:
-        done = subprocess.run(["git", *args], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *args], cwd=REPOSITORY, capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
-    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
-    return git("rev-parse", "--short", "HEAD") + ("+" if changes else "")
+    try:
+        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        # No git, or a copy without its history: hours of measuring must not end here.
+        return f"unknown ({COMMIT_VARIABLE} would tell)"
 
 
 def save(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path:

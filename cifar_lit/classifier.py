@@ -136,20 +136,16 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Counts a batch, images float (N, 3, H, W) and labels int64 (N,), and gives its logits (N, num_classes)."""
-        return self._evaluate(self.val_scores, *batch)
+        return _count(self.val_scores, self(batch[0]), batch[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Counts a batch, plainly and with test-time augmentation, and gives its plain logits (N, num_classes)."""
-        if self.tta_scores is not None:
-            images, labels = batch
-            logits = VIEWS[self.tta](self, images)
-            self.tta_scores.update(F.cross_entropy(logits, labels), logits, labels)
-        return self._evaluate(self.test_scores, *batch)
-
-    def _evaluate(self, scores: Scores, images: Tensor, labels: Tensor) -> Tensor:
-        logits: Tensor = self(images)
-        scores.update(F.cross_entropy(logits, labels), logits, labels)
-        return logits
+        images, labels = batch
+        if self.tta_scores is None:
+            return _count(self.test_scores, self(images), labels)
+        averaged, plain = VIEWS[self.tta](self, images)
+        _count(self.tta_scores, averaged, labels)
+        return _count(self.test_scores, plain, labels)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The probabilities of a batch's images, float32 (N, num_classes)."""
@@ -244,3 +240,9 @@ class Classifier(LightningModule):
                 self.trainer.current_epoch,
                 self.trainer.global_step,
             )
+
+
+def _count(scores: Scores, logits: Tensor, labels: Tensor) -> Tensor:
+    """Lets scores count the logits (N, num_classes) of a batch, and gives these back."""
+    scores.update(F.cross_entropy(logits, labels), logits, labels)
+    return logits

@@ -96,6 +96,7 @@ class CifarCLI(LightningCLI):
         """Adds ``--checkpoint.*`` and other callbacks', and lets the data tell the model its number of classes."""
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(FiniteLoss, "finite_loss")
+        parser.add_lightning_class_args(Curves, "curves")
         for name, panel in PANELS.items():
             parser.add_lightning_class_args(panel, name)
         for action in parser._actions:
@@ -187,8 +188,8 @@ class CifarCLI(LightningCLI):
             # Not among the saved settings: another machine is to choose for itself.
             config.precision, reason = choose_precision(config.accelerator)
             say(f"Precision {config.precision}: {reason} (--trainer.precision changes it)")
-        callbacks: list[Callback] = [Curves(), LayerPanel(), Stops(), self._get(self.config_init, "finite_loss")]
-        callbacks += [self._get(self.config_init, name) for name in PANELS]
+        callbacks: list[Callback] = [LayerPanel(), Stops()]
+        callbacks += [self._get(self.config_init, name) for name in ("curves", "finite_loss", *PANELS)]
         if config.enable_progress_bar is not False:
             callbacks.append(EpochProgress())
         if config.enable_checkpointing is not False:

@@ -57,7 +57,7 @@ class NesterovSGD(SGD):
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.1) -> None:
-        super().__init__(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+        super().__init__(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
 
 
 class MuonSGD(Optimizer):

@@ -92,6 +92,13 @@ def test_curves_of_training_and_validation_share_a_chart() -> None:
     assert top["results/val/accuracy"][0] == pytest.approx(val["accuracy"][-1])
 
 
+def test_losses_of_single_steps_are_logged_when_asked_for() -> None:
+    train = scalars(fit("--curves.step_loss=true") / "train")
+    assert len(train["step_loss"]) == 6
+    # Batches of one size: their mean is the epoch's loss.
+    assert sum(train["step_loss"][:3]) / 3 == pytest.approx(train["loss"][0], rel=1e-5)
+
+
 def test_test_and_predict_take_the_newest_best_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     run = fit()
     capsys.readouterr()

@@ -7,14 +7,22 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from cifar_lit.callbacks.on_host import OnHost
+
 
 class Curves(Callback):
     """Logs ``run/learning_rate`` as it moves, ``run/images_per_second`` once an epoch, and settings with final metrics.
 
-    It reads no tensor, so that it never waits for a GPU.
+    It never waits for a GPU.
+
+    Args:
+        step_loss: Also log the loss of single batches, every ``trainer.log_every_n_steps``, as ``train/step_loss``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, step_loss: bool = False) -> None:
+        self.step_loss = step_loss
+        # The loss that was last asked for, until it is logged, and its step.
+        self._loss: tuple[OnHost, int] | None = None
         self._images = 0
         self._started = 0.0
         #: Of the last finished training epoch, over all devices; None before.
@@ -27,19 +35,25 @@ class Curves(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts images, logs the learning rate now and then, and stops the clock behind the epoch's last batch."""
+        """Counts images, logs now and then, and stops the clock behind the epoch's last batch."""
         self._images += len(batch[0])
         if trainer.is_last_batch:
             # Here and not at the epoch's end: validation runs in between.
             seconds = time.perf_counter() - self._started
             self.images_per_second = self._images * trainer.world_size / seconds
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log(trainer, {"run/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]})
+            self._log(trainer, {"run/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
+            if self.step_loss and isinstance(outputs, dict) and "loss" in outputs:
+                self._loss = OnHost(outputs["loss"]), trainer.global_step
+        if self._loss is not None and (self._loss[0].arrived or trainer.is_last_batch):
+            number, step = self._loss
+            self._log(trainer, {"train/step_loss": number.value}, step)
+            self._loss = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the throughput."""
         if self.images_per_second is not None:
-            self._log(trainer, {"run/images_per_second": self.images_per_second})
+            self._log(trainer, {"run/images_per_second": self.images_per_second}, trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the settings with what they led to, for TensorBoard's HPARAMS page."""
@@ -50,9 +64,9 @@ class Curves(Callback):
             trainer.logger.log_hyperparams(settings, results)
 
     @staticmethod
-    def _log(trainer: Trainer, metrics: dict[str, float]) -> None:
+    def _log(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+            logger.log_metrics(metrics, step=step)
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Ends a run whose loss is no number any more."""
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from cifar_lit.callbacks.on_host import OnHost
 from cifar_lit.errors import UserError
 
 # Losses of a GPU on their way to the host, at most: it is seldom more than a few steps behind.
@@ -16,10 +17,9 @@ PENDING = 64
 
 @dataclass(frozen=True)
 class Pending:
-    """A loss, float () in the host's memory, that is there once the event has happened."""
+    """A loss on its way to the host, and where the run stood."""
 
-    loss: Tensor
-    arrived: Any
+    loss: OnHost
     step: int
     learning_rate: float
 
@@ -43,14 +43,8 @@ class FiniteLoss(Callback):
         if not self.stop:
             return
         step, rate = trainer.global_step + 1, trainer.optimizers[0].param_groups[0]["lr"]
-        if not loss.is_cuda:
-            _check(loss.detach(), step, rate)
-            return
-        on_host = torch.empty((), dtype=loss.dtype, pin_memory=True).copy_(loss.detach(), non_blocking=True)
-        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        arrived.record()
-        self._pending.append(Pending(on_host, arrived, step, rate))
-        while self._pending and (len(self._pending) > PENDING or self._pending[0].arrived.query()):
+        self._pending.append(Pending(OnHost(loss), step, rate))
+        while self._pending and (len(self._pending) > PENDING or self._pending[0].loss.arrived):
             self._check_oldest()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -60,13 +54,9 @@ class FiniteLoss(Callback):
 
     def _check_oldest(self) -> None:
         oldest = self._pending.popleft()
-        oldest.arrived.synchronize()
-        _check(oldest.loss, oldest.step, oldest.learning_rate)
-
-
-def _check(loss: Tensor, step: int, learning_rate: float) -> None:
-    if not torch.isfinite(loss):
-        raise UserError(
-            f"The loss is {loss.item()} in step {step:,}, at a learning rate of {learning_rate:.3g}: lower "
-            "--model.optimizer.lr or begin with a longer warm-up; --finite_loss.stop=false trains on regardless."
-        )
+        loss = oldest.loss.value
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The loss is {loss} in step {oldest.step:,}, at a learning rate of {oldest.learning_rate:.3g}: lower "
+                "--model.optimizer.lr or begin with a longer warm-up; --finite_loss.stop=false trains on regardless."
+            )

@@ -10,8 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cifar_lit.callbacks.curves import Curves
+from cifar_lit.callbacks.on_host import OnHost
 
-# Seconds between two looks at the loss: each look waits for the device, so there are few.
+# Seconds between two looks at the loss.
 LOSS_INTERVAL = 0.5
 
 
@@ -37,6 +38,7 @@ class EpochProgress(ProgressBar):
         super().__init__()
         self._enabled = True
         self._bar: tqdm[Any] | None = None
+        self._loss: OnHost | None = None
         self._loss_read = 0.0
         self._started = 0.0
         self._steps_before = 0
@@ -91,14 +93,19 @@ class EpochProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar; twice a second it also looks at the loss."""
+        """Moves the bar; twice a second it also shows a loss, without waiting for the device."""
         self._advance()
         now = time.perf_counter()
         if self._bar is None or self._bar.disable or now - self._loss_read < LOSS_INTERVAL:
             return
-        self._loss_read = now
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        shown = [f"loss {loss.item():.3f}"] if isinstance(loss, Tensor) else []
+        if self._loss is None and isinstance(loss, Tensor):
+            self._loss = OnHost(loss)
+        if self._loss is not None and not self._loss.arrived:
+            return
+        self._loss_read = now
+        shown = [f"loss {self._loss.value:.3f}"] if self._loss is not None else []
+        self._loss = None
         accuracy = trainer.callback_metrics.get("val/accuracy")
         shown += [f"val accuracy {accuracy:.2%}"] if accuracy is not None else []
         left = self._seconds_left(trainer)

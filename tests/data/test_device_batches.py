@@ -88,3 +88,13 @@ def test_ranks_together_make_the_batch_of_one(ranks: int) -> None:
     shares = [batches[TrainingPlan(36, 12, seed=1, rank=r, world_size=ranks).key(2, 1)] for r in range(ranks)]
     assert torch.equal(torch.cat([share for share, _ in shares]), whole)
     assert torch.equal(torch.cat([share for _, share in shares]), labels)
+
+
+def test_images_that_do_not_fit_are_an_error_that_names_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Tensor, "to", full)
+    pixels, labels = np.zeros((1000, 32, 32, 3), np.uint8), np.zeros(1000, np.int64)
+    with pytest.raises(UserError, match=r"1,000 images of 32×32 .* do not fit on cpu: take --data\.executor=workers"):
+        DeviceBatches(pixels, labels, [], 0, torch.device("cpu"))

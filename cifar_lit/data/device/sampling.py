@@ -7,7 +7,8 @@ a crop or a rotation has cut off does not come back.
 - Flips, pads and crops alone move whole pixels: the result is a pure gather, equal to albumentations' to the bit.
 - With one affine map among them the source is read bilinearly, as OpenCV does: no value is off by more than 1 of 255
   with OpenCV 5, which is exact, and by 5 with OpenCV 4, which rounds places to 1/32 pixel. Values stay float32.
-- Of two affine maps albumentations blurs twice, this once. The result is sharper, by 0.9 to 1.6 of 255 on average.
+- Of two affine maps albumentations blurs twice, this once. The result is sharper, by 2 of 255 on
+  average for CIFAR-10's images.
 """
 
 from collections.abc import Sequence
