@@ -14,7 +14,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from cifar_lit.callbacks.checkpoint import BestCheckpoint
+from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.schedules import OneCycle
@@ -98,6 +98,21 @@ def test_a_run_resumed_from_behind_validation_logs_the_epoch_whole(tmp_path: Pat
     fit(tmp_path, callbacks=[keep, whole])
     fit(tmp_path, ckpt_path=tmp_path / "epoch=0.ckpt", enable_checkpointing=False, callbacks=[logged])
     assert logged.seen == whole.seen
+
+
+@pytest.mark.parametrize("interval", [1.0, 0.5])
+def test_no_checkpoint_by_the_clock_stands_before_figures_that_are_still_to_be_logged(
+    tmp_path: Path, interval: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever goes on from it would not log them."""
+    saved: list[int] = []
+    last = LastCheckpoint(1e-9)
+    monkeypatch.setattr(last, "_save_last_checkpoint", lambda trainer, candidates: None)
+    monkeypatch.setattr(last, "_save_topk_checkpoint", lambda trainer, _: saved.append(trainer.global_step))
+    fit(tmp_path, callbacks=[last], val_check_interval=interval)
+    # Of two epochs of six steps.
+    before_figures = {6, 12} if interval == 1 else {3, 6, 9, 12}
+    assert set(saved) == set(range(1, 13)) - before_figures
 
 
 LAUNCHERS = {

@@ -1,5 +1,6 @@
 """Which weights a run keeps: the best by validation, and the last."""
 
+import math
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,19 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.save_on_exception = by_epoch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves if it is time, but not where validation or the epoch's figures follow.
+
+        A run that goes on from there would neither validate nor log that epoch. The next step, or the epoch's end, is
+        as good.
+        """
+        across_epochs = trainer.check_val_every_n_epoch is None
+        done = (trainer.fit_loop.total_batch_idx if across_epochs else batch_idx) + 1
+        if not trainer.is_last_batch and done % (trainer.val_check_batch or math.inf):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes nothing over: its file has a name that never changes.
