@@ -113,6 +113,9 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
     Returns:
         The arguments, with the config and the checkpoint that are meant.
     """
+    # A switch may stand alone, which jsonargparse does not know of.
+    alone = [i for i, arg in enumerate(args) if arg == "--overlays" and (args[i + 1 :] or ["-"])[0].startswith("-")]
+    args = [f"{arg}=true" if i in alone else arg for i, arg in enumerate(args)]
     if not args or args[0] not in commands or any(_asks(arg) for arg in args):
         return args
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)

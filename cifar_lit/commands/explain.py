@@ -37,7 +37,7 @@ from cifar_lit.explain.figures import (
     tile_figure,
     to_png,
 )
-from cifar_lit.explain.gradcam import class_activation_maps, overlay
+from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
 from cifar_lit.explain.layer_rows import LayerTable
 from cifar_lit.explain.layers import network_table
 from cifar_lit.explain.report import Report, choose_shown, render
@@ -92,6 +92,7 @@ def explain(
     """
     if limit < 0:
         raise UserError(f"limit is {limit}: give the number of errors to show, 0 or more.")
+    check_method(method)
     data = image_data(datamodule)
     ready_to_write(output_dir)
     content = load_weights(model, checkpoint)

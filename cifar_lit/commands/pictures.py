@@ -19,12 +19,14 @@ from cifar_lit.commands.evaluation import cam_target_of
 from cifar_lit.commands.files import ready_to_write, write_atomically
 from cifar_lit.console import printable, say
 from cifar_lit.errors import UserError
-from cifar_lit.explain.gradcam import class_activation_maps, overlay
+from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
 
 Pixels = NDArray[np.uint8]
 
 #: What pictures may be, by Pillow's names.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+# Of pictures that Pillow, or this project, does not read: they are listed as such, not passed over.
+UNREAD_EXTENSIONS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".psd", ".svg", ".tga", ".ppm")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 BATCH = 64
 TOP = 3
@@ -75,6 +77,7 @@ def predict_pictures(
     Raises:
         UserError: There are no pictures, or, after everything else was written, some could not be read.
     """
+    check_method(method)
     target = cam_target_of(model) if overlays is not None else None
     if overlays is not None and target is None:
         raise UserError(
@@ -134,14 +137,15 @@ def _pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[lis
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file()
+        # A link that leads nowhere is a picture that cannot be read.
+        if (path.is_file() or (path.is_symlink() and not path.exists()))
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not any(path.resolve().is_relative_to(place) for place in written)
     )
-    pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
+    pictures = [path for path in files if path.suffix.lower() in EXTENSIONS + UNREAD_EXTENSIONS]
     if not pictures:
         raise UserError(f"{folder} holds no pictures: give a folder with files such as {', '.join(EXTENSIONS)}.")
-    return pictures, [path for path in files if path.suffix.lower() not in EXTENSIONS]
+    return pictures, [path for path in files if path not in set(pictures)]
 
 
 def _batches(

@@ -55,6 +55,10 @@ def summarize(
         broken.append(f"{table.trainable_parameters:,} trainable parameters are more than the {max_params:,} allowed")
     field = table.largest_receptive_field
     if min_receptive_field is not None and (field is None or field < min_receptive_field):
-        broken.append(f"the receptive field of {field or 'unknown'} pixels is less than {min_receptive_field}")
+        if table.first_unknown is None:
+            broken.append(f"the receptive field of {field} pixels is less than {min_receptive_field}")
+        else:
+            least = f"at least {field} pixels, but not" if field else "not"
+            broken.append(f"the receptive field is {least} known to be {min_receptive_field} ({table.first_unknown})")
     if broken:
         raise UserError(f"Budget broken: {'; '.join(broken)}.")

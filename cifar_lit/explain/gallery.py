@@ -100,11 +100,16 @@ def cards(predictions: Predictions, shown: NDArray[np.int64]) -> dict[str, list[
         "index": shown.tolist(),
         "true": predictions.labels[shown].tolist(),
         "predicted": predictions.predicted[shown].tolist(),
-        "loss": predictions.losses[shown].round(4).tolist(),
+        "loss": _digits(predictions.losses[shown]),
         "top": top.tolist(),
-        "top_probabilities": np.take_along_axis(probabilities, top, axis=1).round(5).tolist(),
-        "true_probability": probabilities[np.arange(len(shown)), predictions.labels[shown]].round(5).tolist(),
+        "top_probabilities": [_digits(row) for row in np.take_along_axis(probabilities, top, axis=1)],
+        "true_probability": _digits(probabilities[np.arange(len(shown)), predictions.labels[shown]]),
     }
+
+
+def _digits(values: NDArray[np.floating[Any]]) -> list[float]:
+    """Numbers as the table of predictions has them, with nine digits: what the page rounds is what is there."""
+    return [float(f"{abs(value):.9g}") for value in values.tolist()]
 
 
 def _size(width: int, height: int, side: int) -> tuple[int, int]:

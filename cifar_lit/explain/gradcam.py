@@ -97,7 +97,8 @@ def class_activation_maps(
         # The package's own hooks see the feature map between these two. Two methods ask for gradients of the images.
         layer.register_forward_hook(_check if method in ("FullGrad", "ShapleyCAM") else _start_gradient)
         with redirect_stdout(StringIO()):  # FullGrad says that it needs no layer
-            cam = getattr(pytorch_grad_cam, method)(net, [layer])  # puts the copy in evaluation mode
+            kind = _ShapleyCAM if method == "ShapleyCAM" else getattr(pytorch_grad_cam, method)
+            cam = kind(net, [layer])  # puts the copy in evaluation mode
         layer.register_forward_hook(_shield)
         maps = np.zeros((len(images), *images.shape[2:]), np.float32)
         size = CHUNK if method in METHODS else OTHER_CHUNK
@@ -187,6 +188,18 @@ def _frozen_copy(net: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module
     if id(layer) not in copies:
         raise ValueError(f"The layer, a {type(layer).__name__}, is no part of the network.")
     return net.float().requires_grad_(False), copies[id(layer)]
+
+
+class _ShapleyCAM(pytorch_grad_cam.ShapleyCAM):
+    """The package's, also where what follows the layer is linear: it then is Grad-CAM, and there is no Hessian."""
+
+    def get_cam_weights(
+        self, input_tensor: Tensor, layer: nn.Module, targets: Any, activations: Tensor, grads: Tensor
+    ) -> NDArray[np.float32]:
+        """Weights of the maps' channels, (N, C)."""
+        if grads.grad_fn is None:
+            return np.asarray(grads.detach().cpu().mean((2, 3)))
+        return np.asarray(super().get_cam_weights(input_tensor, layer, targets, activations, grads))
 
 
 def _check(layer: nn.Module, args: Any, output: Any) -> None:

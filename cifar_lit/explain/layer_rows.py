@@ -97,6 +97,11 @@ class LayerTable:
         """The largest of any layer, in pixels of its smaller side; None where none can be told."""
         return max((min(row.receptive_field) for row in self.rows if row.receptive_field), default=None)
 
+    @property
+    def first_unknown(self) -> str | None:
+        """Why there is no receptive field in the first row without one; None where all rows have theirs."""
+        return next((row.note for row in self.rows if row.receptive_field is None), None)
+
     def totals(self) -> dict[str, int | None]:
         """The totals by machine key."""
         return {
@@ -181,11 +186,12 @@ class LayerTable:
 
     def _footer(self) -> list[tuple[str, str]]:
         field = self.largest_receptive_field
+        least = "at least " if self.first_unknown is not None else ""
         return [
             ("trainable parameters", f"{self.trainable_parameters:,}"),
             ("with BatchNorm statistics", f"{self.parameters_with_statistics:,}"),
             ("multiply-adds", f"{self.macs:,}"),
-            ("largest receptive field", "?" if field is None else str(field)),
+            ("largest receptive field", "?" if field is None else f"{least}{field}"),
         ]
 
 

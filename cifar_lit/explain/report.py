@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -24,6 +25,7 @@ from cifar_lit.explain.scoring import (
     worst_errors,
 )
 
+OF_EACH_PAIR = 3  # errors of each pair of true and predicted class that the gallery shows before it goes by loss
 SUSPECTS = 12  # images that the section on labels shows
 PAIRS = 10  # most confused pairs that stand beside the matrix
 PERCENTAGES = ("accuracy", "precision", "recall", "f1", "ece")
@@ -93,12 +95,20 @@ class Report:
 def choose_shown(predictions: Predictions, limit: int) -> NDArray[np.int64]:
     """Indices of up to ``limit`` misclassified images for the gallery, largest loss first, int64.
 
-    Those whose labels are the first suspects are among them, even where others have a larger loss.
+    Those whose labels are the first suspects are among them, and the first few of each pair of true and predicted
+    class, even where others have a larger loss: a click on any cell of the confusion matrix then finds some.
     """
     errors = worst_errors(predictions, len(predictions))
-    suspect = np.isin(errors, likely_label_errors(predictions, min(SUSPECTS, limit)))
-    kept: NDArray[np.bool_] = suspect | (np.cumsum(~suspect) <= limit - suspect.sum())
-    return errors[kept]
+    suspects = set(likely_label_errors(predictions, min(SUSPECTS, limit)).tolist())
+    # The place of an error among those of its pair, as far as that counts.
+    seen: Counter[tuple[int, int]] = Counter()
+    places = []
+    for index in errors.tolist():
+        pair = int(predictions.labels[index]), int(predictions.predicted[index])
+        places.append(-1 if index in suspects else min(seen[pair], OF_EACH_PAIR))
+        seen[pair] += 1
+    chosen = np.argsort(places, kind="stable")[:limit]
+    return errors[np.sort(chosen)]
 
 
 def render(report: Report) -> str:

@@ -361,6 +361,17 @@ def test_every_other_method_of_the_package_runs(images: Tensor, capsys: pytest.C
     assert capsys.readouterr() == ("", "")
 
 
+def test_shapley_is_gradcam_where_nothing_but_a_linear_layer_follows(images: Tensor) -> None:
+    """As in the shipped ResNets: there is no second derivative to take."""
+    torch.manual_seed(0)
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    net = nn.Sequential(stem, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    classes = CLASSES[: len(images)] % 3
+    shapley, gradcam = (class_activation_maps(net, stem, images, classes, name) for name in ("ShapleyCAM", "GradCAM"))
+    assert np.ptp(gradcam) > 0.9
+    np.testing.assert_allclose(shapley, gradcam, atol=1e-5)
+
+
 def test_the_methods_are_those_of_the_package() -> None:
     exported = {name: value for name, value in vars(pytorch_grad_cam).items() if isinstance(value, type)}
     # FinerCAM wraps another one, by default Grad-CAM.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cifar_lit.explain.layers import LayerTable, layer_table
+from cifar_lit.explain.layers import LayerTable, layer_table, network_table
 
 torchvision_models = importlib.import_module("torchvision.models")  # torchvision has no types; so it is Any
 
@@ -657,3 +657,45 @@ def test_a_thousand_layers_in_seconds() -> None:
     assert sum(row.kind == "Conv2d" for row in table.rows) == 1 + 333 * 3 + 3
     # A 3×3 convolution a block, 2 · jump wider each: stem 3, then 111 blocks of jumps 1, 2, 4; the pool adds 7 · 4.
     assert table.largest_receptive_field == 3 + 111 * 2 * (1 + 2 + 4) + 7 * 4
+
+
+class NetAndHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.net(images).mean((2, 3)))
+        return logits
+
+
+def test_a_module_that_keeps_layers_beside_its_net_is_described_whole() -> None:
+    table = network_table(NetAndHead(), 32)
+    assert table.trainable_parameters == 3 * 8 * 9 + 8 + 90
+    assert table.largest_receptive_field == 32
+
+
+@pytest.mark.parametrize(
+    ("ending", "field"),
+    [
+        (lambda x: x.flatten(2).max(-1).values, 16),
+        (lambda x: x.logsumexp((2, 3)), 16),
+        (lambda x: F.interpolate(x, scale_factor=2), None),
+        (lambda x: x.roll(1, 3), None),
+    ],
+)
+def test_what_the_last_operation_does_to_the_field_is_told(ending: Callable[[Tensor], Tensor], field: int) -> None:
+    class Ending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return ending(self.conv(images))
+
+    table = layer_table(Ending(), (3, 16, 16))
+    last = table.rows[-1].receptive_field
+    assert last == ((field, field) if field else None)
+    assert bool(table.notes) == (field is None)
+    if field is None:
+        assert "largest receptive field    at least 3" in table.to_text()

@@ -201,12 +201,20 @@ def test_the_gallery_holds_the_worst_errors_and_every_suspect() -> None:
     predictions = some_predictions(2000, names=tuple("abcdefgh"))
     everything = worst_errors(predictions, 2000)
     suspects = likely_label_errors(predictions, SUSPECTS)
-    assert not set(suspects) <= set(everything[:50])  # else the next lines show nothing
-    shown = choose_shown(predictions, 50)
-    assert len(shown) == 50
-    assert set(suspects) <= set(shown)
-    assert set(everything[: 50 - SUSPECTS]) <= set(shown)
+    assert not set(suspects) <= set(everything[:50])  # else the next line shows nothing
+    assert set(suspects) <= set(choose_shown(predictions, 50))
+    shown = choose_shown(predictions, 230)
+    assert len(shown) == 230
+    # Of 56 pairs of classes three each.
+    assert set(everything[: 230 - SUSPECTS - 3 * 56]) <= set(shown)
     assert (np.diff(predictions.losses[shown]) <= 0).all()
+    pairs = list(zip(predictions.labels, predictions.predicted, strict=True))
+    for pair in {pairs[index] for index in everything}:
+        of_pair = [index for index in everything if pairs[index] == pair]
+        assert set(of_pair[:3]) <= set(shown)
+    # Where there is not room for three of each, the worst of each comes first.
+    few = choose_shown(predictions, 56 + SUSPECTS)
+    assert {pairs[index] for index in few} == {pairs[index] for index in everything}
     assert choose_shown(predictions, 2000).tolist() == everything.tolist()
     assert len(choose_shown(predictions, 5)) == 5
     assert len(choose_shown(predictions, 0)) == 0
