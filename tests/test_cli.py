@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from cifar_lit.cli import DEFAULTS, main
 from cifar_lit.data import CIFAR10DataModule
 from cifar_lit.models import ResNetV1
-from cifar_lit.runs import find_checkpoint
+from cifar_lit.runs import find_checkpoint, with_own_config
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = {
@@ -332,6 +332,12 @@ def test_bad_input_ends_in_one_line(
     monkeypatch.setattr(CIFAR10DataModule, "ARCHIVE", unreachable)
     Path("broken.yaml").write_text("a: [1, 2")
     assert re.search(expected, failure(capsys, "fit", "--config", "tiny.yaml", *args))
+
+
+def test_a_switch_may_stand_alone() -> None:
+    arguments = ["predict", "--model=X", "--overlays", "--images", "pictures"]
+    assert with_own_config(arguments, ["predict"])[2] == "--overlays=true"
+    assert with_own_config([*arguments[:2], "--overlays", "false"], ["predict"])[2:] == ["--overlays", "false"]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"no zip", lambda b: flip_a_byte(b)])

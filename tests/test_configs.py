@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,3 +76,71 @@ def test_optimizer_has_what_its_recipe_says_and_nothing_else(path: Path) -> None
     assert type(made) is type(expected)
     for group, expected_group in zip(made.param_groups, expected.param_groups, strict=True):
         assert {**group, "params": None} == {**expected_group, "params": None}
+
+
+# Of the reference recipes: epochs, batch size, optimizer with its settings, and transforms, as published.
+RMSPROP = ("RMSprop", {"lr": 3e-3, "alpha": 0.9, "eps": 1e-7, "weight_decay": 2e-4})
+CUTOUT = {"num_holes_range": [1, 1], "hole_height_range": [16, 16], "hole_width_range": [16, 16]}
+HOLES = {"num_holes_range": [8, 8], "hole_height_range": [4, 4], "hole_width_range": [4, 4]}
+FILL = {"fill": [125, 123, 114]}
+PUBLISHED: dict[str, tuple[int, int, tuple[str, dict[str, float]], list[tuple[str, dict[str, Any]]]]] = {
+    "r1": (
+        *(50, 32, RMSPROP),
+        [
+            (
+                "Affine",
+                {
+                    **{"translate_px": {"x": [-3, 3], "y": [0, 0]}, "scale": {"x": [0.9, 1.1], "y": [0.9, 1.1]}},
+                    **{"keep_ratio": False, "rotate": [-10, 10], "border_mode": 1, "p": 1.0},
+                },
+            ),
+            ("HorizontalFlip", {}),
+            ("Erasing", {"scale": [0.02, 0.4], "ratio": [0.3, 3.3333], "fill": "random_uniform", "p": 0.1}),
+        ],
+    ),
+    "r2": (
+        *(50, 32, RMSPROP),
+        [
+            ("Affine", {"translate_px": {"x": [-3, 3], "y": [-3, 3]}, "border_mode": 1, "p": 1.0}),
+            ("HorizontalFlip", {}),
+        ],
+    ),
+    "r3": (
+        *(50, 64, ("SGD", {"lr": 5.5e-3, "momentum": 0.9})),
+        [
+            ("CoarseDropout", HOLES | FILL),
+            ("HorizontalFlip", {}),
+            ("Rotate", {"limit": [-10, 10], "border_mode": 4}),
+        ],
+    ),
+    "r4": (
+        *(80, 64, ("SGD", {"lr": 0.07, "momentum": 0.9})),
+        [
+            ("CoarseDropout", CUTOUT | FILL),
+            ("HorizontalFlip", {}),
+            (
+                "Affine",
+                {
+                    **{"translate_px": {"x": [-1, 1], "y": [-1, 1]}, "scale": [0.9, 1.1], "keep_ratio": True},
+                    **{"rotate": [-10, 10], "border_mode": 0, "p": 0.5},
+                },
+            ),
+        ],
+    ),
+    "r5": (50, 128, ("Adam", {"lr": 0.01, "eps": 1e-7}), []),
+    "r5_wide": (50, 128, ("Adam", {"lr": 0.01, "eps": 1e-7}), []),
+    "r5_separable": (50, 128, ("Adam", {"lr": 0.03, "eps": 1e-7}), []),
+    "r5_plain": (50, 128, ("Adam", {"lr": 1e-3, "eps": 1e-7}), []),
+}
+
+
+def test_every_reference_recipe_is_as_published() -> None:
+    for path in (REPOSITORY / "configs" / "reference").glob("*.yaml"):
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        epochs, batch_size, (optimizer, settings), transforms = PUBLISHED[path.stem]
+        assert recipe["trainer"] == {"max_epochs": epochs}, path.stem
+        assert recipe["data"]["init_args"]["batch_size"] == batch_size, path.stem
+        made = recipe["model"]["init_args"]["optimizer"]
+        assert made == {"class_path": optimizer, "init_args": settings}, path.stem
+        listed = recipe["data"]["init_args"].get("transforms", [])
+        assert [(one["class_path"], one.get("init_args", {})) for one in listed] == transforms, path.stem

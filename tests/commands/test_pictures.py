@@ -139,6 +139,15 @@ def test_what_cannot_be_read_is_named_at_the_end(run: Run, folder: Path) -> None
     assert [row[0] for row in table(output)] == ["file", "whole.png"]
 
 
+def test_pictures_of_kinds_that_are_not_read_and_broken_links_are_listed_too(run: Run, folder: Path) -> None:
+    picture(folder / "good.png")
+    (folder / "telephone.HEIC").write_bytes(b"not read here")
+    (folder / "lost.jpg").symlink_to(folder / "nowhere.jpg")
+    with pytest.raises(UserError, match=r"2 files \(lost\.jpg, telephone\.HEIC\) of 3 could not be read"):
+        predict(run, folder, folder.parent / "table.csv")
+    assert (folder.parent / "unreadable.txt").read_text().split() == ["lost.jpg", "telephone.HEIC"]
+
+
 def test_a_list_of_many_stays_a_line(run: Run, folder: Path) -> None:
     folder.mkdir()
     for i in range(9):
