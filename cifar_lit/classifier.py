@@ -244,5 +244,5 @@ class Classifier(LightningModule):
 
 def _count(scores: Scores, logits: Tensor, labels: Tensor) -> Tensor:
     """Lets scores count the logits (N, num_classes) of a batch, and gives these back."""
-    scores.update(F.cross_entropy(logits, labels), logits, labels)
+    scores.update(F.cross_entropy(logits.float(), labels, reduction="none"), logits, labels)
     return logits

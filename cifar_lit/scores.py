@@ -9,30 +9,45 @@ from torchmetrics.classification import MulticlassAccuracy
 TOP5_FROM_CLASSES = 11
 
 
+# Losses below it are counted in units of 2**-30, so that 2**25 of them fit into 63 bits.
+COUNTED_EXACTLY_BELOW, UNITS = 2.0**8, 2**30
+
+
 class MeanLoss(Metric):
-    """Mean over images of losses that are means over batches.
+    """Mean loss of images, on any number of ranks the same to the last digit.
+
+    A sum of floats depends on its order, and so on how images are shared over batches and ranks. A sum of integers does
+    not: losses of single images are counted in units of 2**-30. (float64 would do, but not every device has it.)
 
     torchmetrics' MeanMetric either looks for NaN, which waits for the device at every step, or with
     ``nan_strategy="disable"`` forgets the weights (1.9).
     """
 
     full_state_update = False
+    units: Tensor
     total: Tensor
     count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
+        self.add_state("units", torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, images: int) -> None:
-        """Counts the mean loss () of a batch of so many images."""
-        self.total += loss * images
-        self.count += images
+    def update(self, loss: Tensor, images: int | None = None) -> None:
+        """Counts losses (n,) of single images, or quicker and not to the last digit, the mean loss () of ``images``."""
+        if images is None:
+            exact = loss.abs() < COUNTED_EXACTLY_BELOW  # NaN is not
+            self.units += (loss.where(exact, 0) * UNITS).round().long().sum()
+            self.total += loss.where(~exact, 0).sum()
+            self.count += len(loss)
+        else:
+            self.total += loss * images
+            self.count += images
 
     def compute(self) -> Tensor:
         """The mean so far."""
-        return self.total / self.count
+        return (self.units / UNITS + self.total) / self.count
 
 
 class Scores(nn.Module):
@@ -54,11 +69,11 @@ class Scores(nn.Module):
         self.accuracy_top5 = accuracy(5) if num_classes >= TOP5_FROM_CLASSES else None
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Counts a batch: its mean loss (), logits (n, num_classes) and labels int64 (n,)."""
+        """Counts a batch: its mean loss () or its images' (n,), logits (n, num_classes) and labels int64 (n,)."""
         if len(labels) == 0:
             # A rank's share of a very small split; its mean loss is NaN.
             return
-        self.loss.update(loss, len(labels))
+        self.loss.update(loss, len(labels) if loss.ndim == 0 else None)
         self.accuracy.update(logits, labels)
         if self.accuracy_top5 is not None:
             self.accuracy_top5.update(logits, labels)
@@ -92,5 +107,5 @@ class Scores(nn.Module):
         for name, metric in self.named().items():
             if name in counted:
                 metric.persistent(True)
-                metric.load_state_dict(counted[name])
+                metric.load_state_dict(counted[name], strict=False)  # older checkpoints count the loss in floats alone
                 metric.persistent(False)

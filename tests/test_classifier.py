@@ -17,7 +17,7 @@ from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, ResNetV1
 from cifar_lit.schedules import InverseTime, OneCycle, Plateau
-from cifar_lit.scores import Scores
+from cifar_lit.scores import MeanLoss, Scores
 
 
 class Pixels(Classifier):
@@ -39,6 +39,28 @@ class Rates(Callback):
 def trainer(folder: Path, **kwargs: Any) -> Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     return Trainer(default_root_dir=folder, **{**quiet, "enable_checkpointing": False, "max_epochs": 1, **kwargs})
+
+
+@pytest.mark.parametrize("shift", [0, 1000])
+def test_the_mean_loss_is_the_same_to_the_last_digit_in_any_order(shift: float) -> None:
+    losses = torch.rand(1003, generator=torch.Generator().manual_seed(0)) * 5
+    losses[7] += shift  # a loss too large to be counted exactly, among others
+    found = set()
+    for size in (1, 2, 3, 6, 500, 1003):
+        mean = MeanLoss()
+        for part in torch.split(losses, size):
+            mean.update(part)
+        found.add(mean.compute().item())
+    (same,) = found
+    assert same == pytest.approx(losses.double().mean().item(), rel=1e-7)
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_mean_loss_that_is_no_number_stays_one(loss: float) -> None:
+    mean = MeanLoss()
+    mean.update(torch.tensor([1.0, loss]))
+    mean.update(torch.tensor(1.0), 2)
+    assert mean.compute().item() == pytest.approx(loss, nan_ok=True)
 
 
 def test_scores_are_means_over_images_not_batches() -> None:
