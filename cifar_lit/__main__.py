@@ -1,6 +1,7 @@
 """python -m cifar_lit."""
 
 import gc
+import io
 import os
 import sys
 
@@ -12,6 +13,10 @@ def run() -> None:
     from cifar_lit.cli import main
 
     gc.enable()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Where × has no code, as in a file on Windows, it is a question mark and not a traceback.
+            stream.reconfigure(errors="replace")
     main()
     if sys.argv[1:2] == ["summary"]:
         # It has written what it had to: taking those objects down one by one would be 1.5 s of 5.8 s.

@@ -32,12 +32,14 @@ def cifar_lit(folder: Path, *args: str) -> None:
     subprocess.run([sys.executable, "-m", "cifar_lit", *args], cwd=folder, check=True)
 
 
-def screenshot(browser: Browser, url: str, path: Path, seconds: float, height: int = HEIGHT) -> None:
-    """Saves what a page shows once it has drawn itself."""
+def screenshot(
+    browser: Browser, url: str, path: Path, seconds: float, height: int = HEIGHT, section: str | None = None
+) -> None:
+    """Saves what a page, or a section of it, shows once it has drawn itself."""
     page = browser.new_page(viewport={"width": WIDTH, "height": height})
     page.goto(url)
     page.wait_for_timeout(1000 * seconds)
-    page.screenshot(path=path)
+    (page if section is None else page.locator(section)).screenshot(path=path)
     page.close()
 
 
@@ -53,7 +55,9 @@ def main() -> None:
         cifar_lit(folder, "fit", "--config", "configs/quickstart.yaml")
         cifar_lit(folder, "explain", "--output_dir", "explain")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        screenshot(browser, (folder / "explain" / "report.html").as_uri(), DOCS / "report.png", 1, height=1700)
+        report = (folder / "explain" / "report.html").as_uri()
+        screenshot(browser, report, DOCS / "report.png", 1, height=1220)
+        screenshot(browser, report, DOCS / "report_errors.png", 1, section="#errors")
         port = free_port()
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", "lightning_logs", "--port", str(port)]
         options = ["--host", "127.0.0.1", "--load_fast=false", "--samples_per_plugin", "images=100"]
@@ -69,7 +73,7 @@ def main() -> None:
             # Time to read the run's files.
             time.sleep(5)
             screenshot(browser, f"{url}#scalars&_smoothingWeight=0", DOCS / "tensorboard.png", DRAWING)
-            screenshot(browser, f"{url}#images", DOCS / "panels.png", DRAWING, height=1500)
+            screenshot(browser, f"{url}#images", DOCS / "panels.png", DRAWING, height=1900)
         finally:
             board.terminate()
             browser.close()

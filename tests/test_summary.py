@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -57,8 +58,10 @@ def test_formats_and_files(capsys: pytest.CaptureFixture[str]) -> None:
     main(["summary", "--config", R4, "--format=csv", "--output=tables/r4.csv"])
     assert "tables/r4.csv" in capsys.readouterr().out
     with Path("tables/r4.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert sum(int(row["parameters"]) for row in rows) == 98_779
+        *rows, total = csv.DictReader(file)
+    assert sum(int(row["parameters"]) for row in rows) == int(total["parameters"]) == 98_779
+    with pytest.raises(SystemExit, match=r"Cannot write tables \(Is a directory\)"):
+        main(["summary", "--config", R4, "--format=csv", "--output=tables"])
 
 
 def test_a_kept_budget_is_silent_and_a_broken_one_ends_in_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,3 +127,14 @@ def test_as_a_process_everything_is_written_before_it_ends(tmp_path: Path) -> No
     assert done.returncode == 0
     assert done.stderr == ""
     assert json.loads(done.stdout)["totals"]["trainable_parameters"] == 98_779
+
+
+def test_a_terminal_without_the_signs_gets_question_marks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_lit", "summary", "--config", R4],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Input 3?32?32" in done.stdout

@@ -21,6 +21,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file, or leaves what was there: never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # surrogateescape: names of files need not be text.
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
-    temporary.replace(path)
+    try:
+        # surrogateescape: names of files need not be text.
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import nn
 
+from cifar_lit.commands.files import write_atomically
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.layers import network_table
@@ -47,8 +48,10 @@ def summarize(
     if output is None:
         say(text.rstrip("\n"))
     else:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        try:
+            write_atomically(output, text.rstrip("\n") + "\n")
+        except OSError as error:
+            raise UserError(f"Cannot write {output} ({error.strerror}): name another file.") from error
         say(f"Wrote {len(table.rows)} layers to {output}")
     broken = []
     if max_params is not None and table.trainable_parameters > max_params:

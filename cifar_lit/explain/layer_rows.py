@@ -154,7 +154,7 @@ class LayerTable:
         return "\n".join([self._heading(), "", *table, "", *totals, *notes]) + "\n"
 
     def to_csv(self) -> str:
-        """One line a layer below a line of keys, those of the JSON; 3×1 is 3x1, an unknown field is ?."""
+        """One line a layer below a line of keys, those of the JSON, and a last one ``total``; 3×1 is 3x1, ? unknown."""
         file = io.StringIO()
         writer = csv.DictWriter(file, fieldnames=list(LayerRow.__dataclass_fields__), lineterminator="\n")
         writer.writeheader()
@@ -168,6 +168,14 @@ class LayerTable:
                 "jump": _numbers(row.jump, "x") or ("" if row.receptive_field else "?"),
             }
             writer.writerow({**asdict(row), **texts})
+        total = {
+            "name": "total",
+            "parameters": self.trainable_parameters,
+            "batchnorm_statistics": self.batchnorm_statistics,
+            "macs": self.macs,
+            "receptive_field": self.largest_receptive_field or "?",
+        }
+        writer.writerow(total)
         return file.getvalue()
 
     def to_json(self) -> str:

@@ -1,5 +1,6 @@
 """Panels show what a network does, and leave no trace in it."""
 
+import shutil
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from pathlib import Path
@@ -167,17 +168,29 @@ def called_compiled() -> Classifier:
     return model
 
 
+HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++"))
 MODELS: dict[str, Callable[[], LightningModule]] = {
     "plain": Small,
     "dropout": lambda: DepthwiseNet(widths=[[8]], dropout=[0.2], num_classes=3),
     "compiled net": compiled,
     "called compiled": called_compiled,
     "foreign": ForeignWithLayer,
+    "inductor": lambda: Small(compile_mode="default"),
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [*((name, "32-true") for name in MODELS), ("plain", "bf16-mixed"), ("dropout", "bf16-mixed")]
+    ("name", "precision"),
+    [
+        *((name, "32-true") for name in MODELS if name != "inductor"),
+        ("plain", "bf16-mixed"),
+        ("dropout", "bf16-mixed"),
+        pytest.param(
+            "inductor",
+            "32-true",
+            marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compiler")],
+        ),
+    ],
 )
 def test_training_is_the_same_to_the_bit_with_panels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], plain_figures: dict[str, list[Any]], name: str, precision: str

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import time
 from importlib.metadata import version
@@ -95,6 +96,14 @@ def test_table_figures_and_page_agree(run: Run, out: Path) -> None:
     assert f"{metrics['accuracy']:.2%}".replace("%", " %") in page
     assert json.dumps(confusion.tolist(), separators=(",", ":")) in page
     assert metrics["provenance"]["test data SHA-256"] in page
+    (content,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    cards = json.loads(content)["cards"]
+    assert sorted(cards["index"]) == [index for index in range(50) if true[index] != predicted[index]]
+    for place, index in enumerate(cards["index"]):
+        assert (cards["true"][place], cards["predicted"][place]) == (true[index], predicted[index])
+        assert cards["loss"][place] == losses[index]
+        assert cards["true_probability"][place] == probabilities[index, true[index]]
+        assert cards["top_probabilities"][place] == probabilities[index, cards["top"][place]].tolist()
 
 
 def test_provenance(run: Run, out: Path, tmp_path: Path) -> None:

@@ -525,7 +525,7 @@ def rendered(numbers: Sequence[int] | None, times: str) -> str:
 def test_renderings_agree(net: nn.Module) -> None:
     table = layer_table(net, (3, 8, 8))
     content = json.loads(table.to_json())
-    sheet = list(csv.DictReader(io.StringIO(table.to_csv())))
+    *sheet, last = csv.DictReader(io.StringIO(table.to_csv()))
     markdown = [line for line in table.to_markdown().splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in markdown]
     assert len(content["layers"]) == len(sheet) == len(cells) - 2 == len(table.rows) > 0
@@ -542,6 +542,10 @@ def test_renderings_agree(net: nn.Module) -> None:
         assert (rendered(row["receptive_field"], "x") or "?") == line["receptive_field"] == field.replace("×", "x")
         assert line["jump"] == jump.replace("×", "x").replace("–", "") != "None"
     assert content["totals"] == table.totals()
+    assert (last["name"], last["kind"], last["macs"]) == ("total", "", str(table.macs))
+    assert int(last["parameters"]) == table.trainable_parameters
+    assert int(last["parameters"]) + int(last["batchnorm_statistics"]) == table.parameters_with_statistics
+    assert last["receptive_field"] == str(table.largest_receptive_field or "?")
     assert content["input_size"] == [3, 8, 8]
     assert content["notes"] == list(table.notes)
     for text in (table.to_text(), table.to_markdown()):

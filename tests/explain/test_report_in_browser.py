@@ -180,6 +180,20 @@ def test_a_card_shows_its_image_and_where_the_network_looked(page: Page) -> None
     assert card.locator(".top .name").first.inner_text() == "cat"
 
 
+def test_cards_say_what_the_predictions_are(page: Page) -> None:
+    predictions = some_report().predictions
+    cell(page, 0, 1).click()
+    for card in page.locator("#cards > li").all():
+        loss, _, number = card.locator(".facts").inner_text().removeprefix("loss ").partition(", image ")
+        probabilities = predictions.probabilities[int(number)]
+        assert float(loss) == pytest.approx(predictions.losses[int(number)], abs=0.005001)
+        assert card.locator(".verdict b").all_inner_texts() == ["cat", "dog"]
+        assert card.locator(".top .name").first.inner_text() == "dog"
+        shown = card.locator(".top li span:last-child").all_inner_texts()
+        for text, share in zip(shown, sorted(probabilities, reverse=True), strict=True):
+            assert text == "<0.1 %" if share < 0.0005 else float(text[:-2]) == pytest.approx(100 * share, abs=0.05001)
+
+
 @pytest.mark.parametrize(("heading", "column"), [("recall", 1), ("images", 4), ("class", 0)])
 def test_tables_sort_both_ways(page: Page, heading: str, column: int) -> None:
     cells = f"rows => rows.map(row => row.cells[{column}].dataset.value ?? row.cells[{column}].textContent)"
