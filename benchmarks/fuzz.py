@@ -79,6 +79,8 @@ OPTIONS = (
     *("gradcam.every_n_epochs", "gradcam.groups", "gradcam.method", "misclassified.groups", "confusion.every_n_epochs"),
     *("finite_loss.stop", "config", "trainer", "nonsense", "trainer.nonsense", "model.nonsense", "data.nonsense"),
 )
+# Settings that start further processes, each of which would begin to fuzz: one process it stays.
+PROCESSES = ("trainer.devices", "trainer.num_nodes")
 # Values that ask for what would take long and is allowed: a user who wants 10 million epochs shall have them.
 LONG = re.compile(r"max_epochs|max_steps|devices|num_nodes|num_workers|compile_mode|image_size|widths")
 PLENTY = 1000
@@ -92,6 +94,8 @@ def draw_settings(draw: random.Random) -> dict[str, Any]:
         value = draw.choice(VALUES)
         if LONG.search(option) and isinstance(value, (int, float)) and value > 2:
             value = 2
+        if option in PROCESSES and str(value).strip() in {"2", "3", "7", "16", "0x10", "1000000", "max"}:
+            value = 1
         if option == "data.batch_size" and isinstance(value, int) and value > PLENTY:
             value = PLENTY
         settings[option] = value
