@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins.io import TorchCheckpointIO
+from lightning_fabric.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from cifar_lit.errors import UserError
 
@@ -51,6 +51,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+
+def with_atomic_saving(plugins: Any) -> list[Any]:
+    """A trainer's plugins, one of them or several, and `AtomicCheckpointIO` if none of them saves checkpoints."""
+    given = plugins if isinstance(plugins, list) else [plugins] if plugins else []
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, AtomicCheckpointIO()]
 
 
 def _sync_folder(folder: Path) -> None:

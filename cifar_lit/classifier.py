@@ -6,15 +6,15 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_lit.errors import UserError
 from cifar_lit.optimizers import NesterovSGD
-from cifar_lit.resuming import take_settings
-from cifar_lit.schedules import takes_the_number_of_steps
+from cifar_lit.ranks import several_ranks, share_of_ranks
+from cifar_lit.resuming import ResumableModule
+from cifar_lit.schedules import Plateau, takes_the_number_of_steps
 from cifar_lit.scores import Scores
 from cifar_lit.views import VIEWS
 
@@ -26,7 +26,7 @@ Batch = tuple[Tensor, Tensor]
 _SEED_MASK = 0x7FFF_FFFF_FFFF_FFFF
 
 
-class Classifier(LightningModule):
+class Classifier(ResumableModule):
     """Trains and evaluates a network that maps images to logits.
 
     A subclass builds a network, passes it up, and says where Grad-CAM looks:
@@ -86,8 +86,6 @@ class Classifier(LightningModule):
         self.l1_penalty = l1_penalty
         self.label_smoothing = label_smoothing
         self.tta = tta
-        self._schedule_states: list[dict[str, Any]] = []
-        self._scores_before: dict[str, dict[str, Tensor]] = {}
         self.train_scores = Scores(num_classes)
         self.val_scores = Scores(num_classes)
         self.test_scores = Scores(num_classes)
@@ -129,10 +127,14 @@ class Classifier(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        penalty: Tensor | float = 0.0
         if self.l1_penalty:
-            loss = loss + self.l1_penalty * sum(parameter.abs().sum() for parameter in self.net.parameters())
-        self.train_scores.update(loss.detach(), logits.detach(), labels)
-        return loss
+            penalty = self.l1_penalty * sum(parameter.abs().sum() for parameter in self.net.parameters())
+        self.train_scores.update((loss + penalty).detach(), logits.detach(), labels)
+        if several_ranks() and self.trainer.is_last_batch:
+            # The only batch whose shares may differ in size.
+            loss = loss * share_of_ranks(len(labels), self.device)
+        return loss + penalty
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Counts a batch, images float (N, 3, H, W) and labels int64 (N,), and gives its logits (N, num_classes)."""
@@ -154,8 +156,23 @@ class Classifier(LightningModule):
 
     # Logged once an epoch: a call of self.log in every step costs more than the step's own bookkeeping.
     def on_train_epoch_end(self) -> None:
-        """Logs ``train/loss`` and ``train/accuracy`` over the augmented images of the epoch."""
+        """Logs ``train/loss`` and ``train/accuracy`` over the augmented images of the epoch, and tells `Plateau`."""
         self._log("train", self.train_scores)
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, Plateau):
+            # Lightning tells it behind the epoch's checkpoint: a run that goes on from there would leave it out.
+            monitored = self.trainer.callback_metrics.get(schedule.monitor)
+            if monitored is None:
+                raise UserError(
+                    f"Plateau monitors {schedule.monitor!r}, which nothing logs: give one of "
+                    f"{sorted(self.trainer.callback_metrics)} with --model.schedule.init_args.monitor."
+                )
+            schedule.step(monitored.item())
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Lightning's hook: steps a schedule, but for `Plateau`, which has been told: see `on_train_epoch_end`."""
+        if not isinstance(scheduler, Plateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/loss`` and ``val/accuracy``."""
@@ -191,7 +208,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook: the optimizer, and its schedule told the number of steps."""
-        optimizer, schedule = self._new_optimizer_and_schedule()
+        optimizer, schedule = self.new_optimizer_and_schedule()
         if schedule is None:
             return optimizer
         return {
@@ -203,7 +220,8 @@ class Classifier(LightningModule):
             },
         }
 
-    def _new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
+    def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
+        """As this run's settings make them."""
         optimizer = self.optimizer(self.parameter_groups())
         if self.schedule is None:
             return optimizer, None
@@ -217,29 +235,6 @@ class Classifier(LightningModule):
                 "InverseTime, StepTable, Exponential, Plateau, CosineAnnealingLR, PolynomialLR or one of your own."
             )
         return optimizer, schedule
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what a running epoch has counted so far, beside the weights."""
-        checkpoint["train_scores"] = self.train_scores.so_far()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the checkpoint's schedule out of this run's, which may be another: see `on_train_start`."""
-        self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
-        self._scores_before = checkpoint.get("train_scores", {})
-
-    def on_train_start(self) -> None:
-        """Puts the settings of this run in the place of those that a resumed checkpoint brought along."""
-        # Not before: Lightning resets all metrics when a run begins.
-        self.train_scores.go_on_from(self._scores_before)
-        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        if self.trainer.global_step and isinstance(optimizer, Optimizer):
-            take_settings(
-                (optimizer, schedule),
-                self._new_optimizer_and_schedule(),
-                self._schedule_states,
-                self.trainer.current_epoch,
-                self.trainer.global_step,
-            )
 
 
 def _count(scores: Scores, logits: Tensor, labels: Tensor) -> Tensor:

@@ -33,9 +33,8 @@ from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.callbacks.settings import SaveFitConfig
 from cifar_lit.callbacks.stops import Stopped, Stops
-from cifar_lit.checkpoint_io import AtomicCheckpointIO
-from cifar_lit.commands.learnt_data import preprocessing_in
-from cifar_lit.commands.pictures import NoImages
+from cifar_lit.checkpoint_io import with_atomic_saving
+from cifar_lit.commands.pictures import stand_in_for_data
 from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
 from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
@@ -153,20 +152,13 @@ class CifarCLI(LightningCLI):
         if needs_data and self._settings.data is None:
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
         if self.subcommand == "predict" and self._settings.images is not None:
-            self._settings.data = self._stand_in_for_data()
+            assert self.checkpoint is not None, "predict always has one"
+            stand_in = stand_in_for_data(load_checkpoint(self.checkpoint), self.checkpoint)
+            init_args = Namespace(stand_in.pop("init_args"))  # type: ignore[no-untyped-call]
+            self._settings.data = Namespace({**stand_in, "init_args": init_args})  # type: ignore[no-untyped-call]
         if self.subcommand in ("summary", "explain", "export"):
             # They run in one process; only `fit` and what measures it is worth several.
             trainer.logger, trainer.enable_checkpointing, trainer.devices = False, False, 1
-
-    def _stand_in_for_data(self) -> Namespace:
-        """What one's own pictures need of a run's data, as its checkpoint tells it."""
-        assert self.checkpoint is not None, "predict always has one"
-        content = load_checkpoint(self.checkpoint)
-        names, _ = preprocessing_in(content, self.checkpoint)
-        size = content.get("datamodule_hyper_parameters", {}).get("image_size", 32)
-        class_path = f"{NoImages.__module__}.{NoImages.__name__}"
-        init_args = Namespace({"num_classes": len(names), "image_size": size})  # type: ignore[no-untyped-call]
-        return Namespace({"class_path": class_path, "init_args": init_args})  # type: ignore[no-untyped-call]
 
     def before_validate(self) -> None:
         """Lets figures and pictures of an evaluation stand at the step of its checkpoint, not at 0."""
@@ -188,7 +180,7 @@ class CifarCLI(LightningCLI):
             # Not among the saved settings: another machine is to choose for itself.
             config.precision, reason = choose_precision(config.accelerator)
             say(f"Precision {config.precision}: {reason} (--trainer.precision changes it)")
-        callbacks: list[Callback] = [LayerPanel(), Stops()]
+        callbacks: list[Callback] = [LayerPanel()]
         callbacks += [self._get(self.config_init, name) for name in ("curves", "finite_loss", *PANELS)]
         if config.enable_progress_bar is not False:
             callbacks.append(EpochProgress())
@@ -196,8 +188,7 @@ class CifarCLI(LightningCLI):
             best = self._get(self.config_init, "checkpoint")
             callbacks += [best, LastCheckpoint()]
             callbacks += [LastCheckpoint(best.every_n_minutes)] if best.every_n_minutes is not None else []
-            if not config.plugins:
-                config.plugins = AtomicCheckpointIO()
+            config.plugins = with_atomic_saving(config.plugins)
         if config.logger in (None, True):
             config.logger = self._new_logger()
         if self.subcommand == "fit":
@@ -205,6 +196,8 @@ class CifarCLI(LightningCLI):
         if self.subcommand == "predict":
             folder = Path(config.logger.log_dir) if isinstance(config.logger, CurvesLogger) else self._root
             callbacks.append(PredictionTable(folder))
+        # Behind those that have something to do for the step behind which it stops.
+        callbacks.append(Stops())
         trainer: Trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)
         share_batch_norm_on_cpu(trainer)
         return trainer
@@ -240,6 +233,11 @@ def main(args: Sequence[str] | None = None) -> None:
         leave_ranks()
     except Stopped:
         leave_ranks()
+        raise
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt):
+            # Lightning ends with 1, Python with a traceback.
+            sys.exit(128 + signal.SIGINT)
         raise
     except SIGTERMException:
         # Where Lightning listens alone, as in an evaluation; it would end as if all were well.

@@ -71,7 +71,10 @@ def one_line(error: BaseException) -> str:
     kind = type(error).__name__
     if kind in ("ArgumentError", "ArgumentTypeError"):
         return f"cifar-lit: {_parsing_problem(str(error))}"
-    if kind == "MisconfigurationException":
+    frames = traceback.extract_tb(error.__traceback__)
+    of_lightning = bool(frames) and re.search(r"[/\\](pytorch_lightning|lightning_fabric)[/\\]", frames[-1].filename)
+    if kind == "MisconfigurationException" or (of_lightning and kind in ("ValueError", "TypeError")):
+        # Lightning's own words about an option.
         return f"cifar-lit: {_single(str(error))}"
     if "Error(s) in loading state_dict" in str(error):
         return (
@@ -83,7 +86,8 @@ def one_line(error: BaseException) -> str:
             "cifar-lit: The connection to another process of this run is lost: see above what it said. Go on with "
             "--ckpt_path last."
         )
-    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, UnicodeDecodeError):
+        return f"cifar-lit: A settings file is no UTF-8 text ({error}): save it as UTF-8."
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     message = _single(str(error))
     message = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"

@@ -25,6 +25,8 @@ class CurvesLogger(TensorBoardLogger):
         # A run that logs no metric at its start would show as −1.
         super().__init__(save_dir, name=name, version=version, default_hp_metric=False)
         self._writers: dict[str, SummaryWriter] = {}
+        # The step and value that was last logged under a name.
+        self._logged: dict[str, tuple[int | None, float]] = {}
 
     def _writer(self, split: str) -> SummaryWriter:
         if split not in self._writers:
@@ -33,11 +35,12 @@ class CurvesLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Logs scalars, each to the sub-run that its name begins with."""
+        """Logs scalars, each to the sub-run that its name begins with; what was just logged is not logged again."""
         for name, value in metrics.items():
-            if name == "epoch":
-                # Lightning adds it to everything; a chart of it only takes room.
+            # Lightning adds the epoch to everything; a chart of it only takes room.
+            if name == "epoch" or self._logged.get(name) == (step, value):
                 continue
+            self._logged[name] = step, value
             split, _, rest = name.partition("/")
             if rest and split in SPLITS:
                 self._writer(split).add_scalar(rest, value, step)

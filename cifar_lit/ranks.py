@@ -19,6 +19,30 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
+def several_ranks() -> bool:
+    """Whether other processes train the same network."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def share_of_ranks(images: int, device: torch.device) -> Tensor:
+    """This rank's number of images over the mean of all ranks', float ().
+
+    Times it, mean losses of ranks average to the mean over the images of all. All ranks must ask.
+    """
+    total = torch.full((), float(images), device=device)
+    dist.all_reduce(total)
+    return images * dist.get_world_size() / total
+
+
+def of_all_ranks(value: Any) -> list[Any]:
+    """What each rank has, in their order. All ranks must ask."""
+    if not several_ranks():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def share_batch_norm_on_cpu(trainer: Trainer) -> None:
     """Lets ``sync_batchnorm`` work on CPUs, for which torch's own SyncBatchNorm is not made."""
     strategy: Any = trainer.strategy

@@ -1,12 +1,17 @@
 """What a resumed run takes from its checkpoint, and what from its settings."""
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any
 
+from pytorch_lightning import LightningModule
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cifar_lit.ranks import of_all_ranks
 from cifar_lit.schedules import Plateau
+from cifar_lit.scores import Scores
 
 
 def take_settings(
@@ -42,3 +47,58 @@ def take_settings(
         schedule.load_state_dict(fresh_schedule.state_dict())
     for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
         group.update({name: value for name, value in fresh_group.items() if name != "params"})
+
+
+class ResumableModule(LightningModule, ABC):
+    """Goes on from a checkpoint as if nothing had been, where its settings are still the same.
+
+    Attributes:
+        train_scores: What is counted over an epoch of training.
+    """
+
+    train_scores: Scores
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._schedule_states: list[dict[str, Any]] = []
+        self._scores_before: dict[str, dict[str, Tensor]] = {}
+        self._monitored_before: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
+        """As this run's settings make them."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what a running epoch has counted so far, on every rank, and what `Plateau` monitors."""
+        checkpoint["train_scores"] = of_all_ranks(self.train_scores.so_far())
+        metrics = self.trainer.callback_metrics
+        for schedule in self.trainer.lr_scheduler_configs:
+            if isinstance(schedule.scheduler, Plateau) and schedule.scheduler.monitor in metrics:
+                monitor = schedule.scheduler.monitor
+                checkpoint["monitored"] = {monitor: metrics[monitor].detach().cpu()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the checkpoint's schedule out of this run's, which may be another: see `on_train_start`."""
+        self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
+        scores = checkpoint.get("train_scores", {})
+        # Older checkpoints hold those of the first rank alone.
+        of_ranks = scores if isinstance(scores, list) else [scores]
+        rank = self.trainer.global_rank if self._trainer is not None else 0
+        self._scores_before = of_ranks[rank] if rank < len(of_ranks) else {}
+        self._monitored_before = checkpoint.get("monitored", {})
+
+    def on_train_start(self) -> None:
+        """Puts the settings of this run in the place of those that a resumed checkpoint brought along."""
+        # Not before: Lightning resets all metrics when a run begins.
+        self.train_scores.go_on_from(self._scores_before)
+        for name, value in self._monitored_before.items():
+            self.trainer.callback_metrics.setdefault(name, value)
+        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        if self.trainer.global_step and isinstance(optimizer, Optimizer):
+            take_settings(
+                (optimizer, schedule),
+                self.new_optimizer_and_schedule(),
+                self._schedule_states,
+                self.trainer.current_epoch,
+                self.trainer.global_step,
+            )

@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from cifar_lit.errors import UserError
 
 LOGS = "lightning_logs"
 CONFIG = "config.yaml"
+# Classes that a checkpoint may choose. To name another imports its module, and so executes what is in it.
+CHOOSABLE = re.compile(r"(cifar_lit|albumentations|torch\.optim)(\.\w+)*\.[A-Z]\w*|\w+")
 BEST = "best"
 LAST = "last"
 
@@ -87,10 +89,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def settings_in(checkpoint: Path) -> str:
-    """Model and data as a checkpoint tells them that has left its run's folder, as YAML.
+    """Model and data as a checkpoint tells them that has left its run's folder, or is somebody else's, as YAML.
 
     Raises:
-        UserError: It does not tell them.
+        UserError: It does not tell them, or chooses a class that only its user may choose.
     """
     content = load_checkpoint(checkpoint)
     settings = {}
@@ -98,9 +100,25 @@ def settings_in(checkpoint: Path) -> str:
         init_args = {k: v for k, v in content.get(key, {}).items() if k not in ("_instantiator", "num_classes")}
         class_path = init_args.pop("_class_path", None)
         if class_path is None:
-            raise UserError(f"{checkpoint} does not tell its settings, and stands in no run's folder: give --config.")
+            raise UserError(f"{checkpoint} does not tell its settings, and is of no run here: give --config.")
+        for chosen in (class_path, *_classes_in(init_args)):
+            if not isinstance(chosen, str) or not CHOOSABLE.fullmatch(chosen):
+                raise UserError(
+                    f"{checkpoint} asks for the class {chosen}, whose code a checkpoint may not choose: if you trust "
+                    f"it, give --config, or --model, --data and their options."
+                )
         settings[name] = {"class_path": class_path, "init_args": init_args}
     return json.dumps(settings)
+
+
+def _classes_in(settings: Any) -> Iterator[Any]:
+    """The values in settings that a parser may take for the name of a class."""
+    for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
+        if isinstance(value, dict | list | tuple):
+            yield from _classes_in(value)
+        named_in_place = isinstance(value, str) and (isinstance(key, int) or key in ("optimizer", "schedule"))
+        if key in ("class_path", "_class_path") or named_in_place:
+            yield value
 
 
 def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
@@ -128,8 +146,13 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
         return args
     checkpoint = find_checkpoint(given.ckpt_path, Path(given.root))
     run = run_of(checkpoint)
-    say(f"Settings of {run or 'the checkpoint'}")
-    config = str(run / CONFIG) if run else settings_in(checkpoint)
+    # What lies among one's own runs is one's own; anybody may have written what comes from elsewhere.
+    if run is not None and run.resolve().is_relative_to((Path(given.root) / LOGS).resolve()):
+        say(f"Settings of {run}")
+        config = str(run / CONFIG)
+    else:
+        say("Settings of the checkpoint")
+        config = settings_in(checkpoint)
     return [args[0], "--config", config, *args[1:], f"--ckpt_path={checkpoint}"]
 
 

@@ -97,7 +97,8 @@ class Scores(nn.Module):
         counted = {}
         for name, metric in self.named().items():
             metric.persistent(True)
-            counted[name] = metric.state_dict()
+            # Copies, on the host: what is counted goes on.
+            counted[name] = {key: value.detach().cpu().clone() for key, value in metric.state_dict().items()}
             # Scores are no weights: a model's state has none of them.
             metric.persistent(False)
         return counted

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -405,3 +407,29 @@ def test_help_of_a_model_lists_its_own_and_shared_arguments(capsys: pytest.Captu
 def test_no_logger_and_no_checkpoints() -> None:
     main(["fit", "--config", "tiny.yaml", "--trainer.logger=false", "--trainer.enable_checkpointing=false"])
     assert [path.name for path in Path.cwd().iterdir()] == ["tiny.yaml"]
+
+
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was() -> None:
+    config = fit() / "config.yaml"
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match="of another architecture"):
+        fit("--model.depth=14", "--ckpt_path=last")
+    assert config in before
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("command", ["validate", "summary"])
+def test_ctrl_c_ends_with_130_whatever_runs(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    fit()
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("cifar_lit.classifier.Classifier.validation_step", interrupt)
+    monkeypatch.setattr("cifar_lit.trainer.summarize", interrupt)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main([command])
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert caught.value.code == 130

@@ -157,3 +157,34 @@ def test_the_checkpoint_before_is_not_written_over(run: Path, tmp_path: Path) ->
         main([*settings, "--trainer.max_epochs=2", "--ckpt_path=last"])
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert yaml.safe_load((last.parent.parent / "config.yaml").read_text())["trainer"]["max_epochs"] == 1
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict", "explain", "export", "summary"])
+@pytest.mark.parametrize(
+    ("where", "change"),
+    [
+        ("hyper_parameters", {"_class_path": "planted.Net"}),
+        ("hyper_parameters", {"optimizer": {"class_path": "planted.Net"}}),
+        ("hyper_parameters", {"schedule": "planted.Net"}),
+        ("datamodule_hyper_parameters", {"_class_path": "planted.Net"}),
+        ("datamodule_hyper_parameters", {"transforms": [{"class_path": "planted.Net"}]}),
+        ("datamodule_hyper_parameters", {"transforms": ["planted.Net"]}),
+        ("datamodule_hyper_parameters", {"transforms": [{"class_path": "OneOf", "init_args": {"t": ["planted.N"]}}]}),
+    ],
+)
+def test_a_checkpoint_does_not_choose_what_code_is_imported(
+    command: str, where: str, change: dict[str, Any], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("planted.py").write_text("open('executed', 'w').close()\nclass Net: ...\n")
+    content = torch.load(run, weights_only=True)
+    # Also where it stands in a run's folder, as it was received.
+    folder = Path("received/checkpoints")
+    folder.mkdir(parents=True)
+    config = "model: {class_path: planted.Net}\ntrainer: {callbacks: [{class_path: planted.Net}]}\n"
+    (folder.parent / "config.yaml").write_text(config)
+    (folder / "hostile.ckpt").write_bytes(planted(run.read_bytes(), where, {**content[where], **change}))
+    with pytest.raises(SystemExit, match=r"asks for the class planted\.\w+, whose code a checkpoint may not choose"):
+        main([command, "--ckpt_path=received/checkpoints/hostile.ckpt"])
+    assert not Path("executed").exists()

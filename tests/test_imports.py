@@ -9,21 +9,22 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cifar_lit"
 # Rooms that every room may use: they import none of the others.
-FOUNDATIONS = {"errors", "console", "runs", "precision", "identity"}
+FOUNDATIONS = {"errors", "console", "runs", "precision", "identity", "files"}
 MAY_IMPORT = {
     "errors": set(),
     "console": {"errors"},
     "runs": {"errors", "console"},
     "precision": set(),
     "identity": set(),
+    "files": {"errors"},
     "ranks": set(),
     "schedules": {"errors"},
     "logger": set(),
     "scores": set(),
     "views": set(),
     "optimizers": {"errors", "precision"},
-    "resuming": {"schedules"},
-    "classifier": {"errors", "optimizers", "resuming", "schedules", "scores", "views"},
+    "resuming": {"ranks", "schedules", "scores"},
+    "classifier": {"errors", "optimizers", "ranks", "resuming", "schedules", "scores", "views"},
     "models": {"classifier", *FOUNDATIONS},
     "data": FOUNDATIONS,
     "explain": {"errors"},

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,36 +13,41 @@ import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+from torch.optim import Optimizer
 
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from cifar_lit.callbacks.curves import Curves
+from cifar_lit.callbacks.stops import Stopped, Stops
+from cifar_lit.checkpoint_io import AtomicCheckpointIO
 from cifar_lit.data import DigitsDataModule
+from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import DepthwiseNet
-from cifar_lit.schedules import OneCycle
+from cifar_lit.schedules import OneCycle, Plateau
 
 
 def fit(
-    folder: Path, num_workers: int | None = None, ckpt_path: Path | None = None, **kwargs: Any
+    folder: Path, num_workers: int | None = None, ckpt_path: Path | None = None, schedule: Any = OneCycle, **kwargs: Any
 ) -> dict[str, Tensor]:
     seed_everything(3)
-    model = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2], schedule=OneCycle)
+    model = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2], schedule=schedule)
     data = DigitsDataModule(
         batch_size=64, num_workers=num_workers, transforms=[A.Affine(rotate=(-20, 20)), A.CoarseDropout()]
     )
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
-        max_epochs=2,
         limit_train_batches=6,
         limit_val_batches=1,
-        logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **kwargs,
+        **{"logger": False, "max_epochs": 2, **kwargs},
     )
     trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
-    assert trainer.global_step == 12
+    accumulated = kwargs.get("accumulate_grad_batches", 1)
+    assert trainer.global_step == kwargs.get("max_epochs", 2) * 6 // accumulated
     logged = {name: value for name, value in trainer.callback_metrics.items() if "/" in name}
     assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= set(logged)
     return {name: value.clone() for name, value in (*model.state_dict().items(), *logged.items())}
@@ -89,6 +95,24 @@ def test_a_resumed_run_ends_in_the_same_weights_and_figures_to_the_bit(
     assert_equal(whole, resumed)
 
 
+@pytest.mark.parametrize("behind_validation", [False, True])
+def test_a_plateau_is_told_of_every_epoch_also_of_that_behind_which_the_run_stopped(
+    tmp_path: Path, behind_validation: bool
+) -> None:
+    def falling(optimizer: Optimizer, steps: int) -> Plateau:
+        # The loss is to rise, which it does not.
+        return Plateau(optimizer, steps, mode="max", factor=0.5, patience=0)
+
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=not behind_validation)
+    whole = fit(tmp_path, max_epochs=4, schedule=falling, callbacks=[keep])
+    epochs = [tmp_path / f"epoch={epoch}.ckpt" for epoch in range(4)]
+    rates = {torch.load(epoch, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] for epoch in epochs}
+    assert len(rates) > 1
+    for epoch in epochs[:3]:
+        resumed = fit(tmp_path, max_epochs=4, schedule=falling, ckpt_path=epoch, enable_checkpointing=False)
+        assert_equal(whole, resumed)
+
+
 def test_a_run_resumed_from_behind_validation_logs_the_epoch_whole(tmp_path: Path) -> None:
     """Saved behind validation, when the epoch's training figures are still to be logged."""
     keep = BestCheckpoint(
@@ -98,6 +122,36 @@ def test_a_run_resumed_from_behind_validation_logs_the_epoch_whole(tmp_path: Pat
     fit(tmp_path, callbacks=[keep, whole])
     fit(tmp_path, ckpt_path=tmp_path / "epoch=0.ckpt", enable_checkpointing=False, callbacks=[logged])
     assert logged.seen == whole.seen
+
+
+class Notice(Callback):
+    """Tells another callback with every batch that there was a signal, and goes on."""
+
+    def __init__(self, stops: Stops) -> None:
+        self.stops = stops
+        self.stopped_at: list[int] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self.stops._signal = signal.SIGTERM
+        try:
+            self.stops.on_train_batch_end(trainer, pl_module, *args)
+        except Stopped:
+            self.stopped_at.append(trainer.fit_loop.total_batch_idx + 1)
+        self.stops._signal = None
+
+
+# Of two epochs of six batches.
+@pytest.mark.parametrize(
+    ("interval", "accumulated", "allowed"),
+    [(1.0, 1, {1, 2, 3, 4, 5, 7, 8, 9, 10, 11}), (0.5, 1, {1, 2, 4, 5, 7, 8, 10, 11}), (1.0, 2, {2, 4, 8, 10})],
+)
+def test_a_run_stops_only_where_it_can_go_on_as_if_it_had_not(
+    tmp_path: Path, interval: float, accumulated: int, allowed: set[int]
+) -> None:
+    notice = Notice(Stops())
+    options: dict[str, Any] = {"val_check_interval": interval, "accumulate_grad_batches": accumulated}
+    fit(tmp_path, callbacks=[notice], enable_checkpointing=False, **options)
+    assert set(notice.stopped_at) == allowed
 
 
 @pytest.mark.parametrize("interval", [1.0, 0.5])
@@ -113,6 +167,40 @@ def test_no_checkpoint_by_the_clock_stands_before_figures_that_are_still_to_be_l
     # Of two epochs of six steps.
     before_figures = {6, 12} if interval == 1 else {3, 6, 9, 12}
     assert set(saved) == set(range(1, 13)) - before_figures
+
+
+def scalars(folder: Path) -> list[tuple[str, str, int]]:
+    """What TensorBoard would show now: sub-run, chart and step of every point."""
+    found = []
+    for file in folder.rglob("events.out.tfevents.*"):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        charts = events.Tags()["scalars"]
+        found += [(file.parent.name, chart, event.step) for chart in charts for event in events.Scalars(chart)]
+    return found
+
+
+def test_what_happened_before_a_checkpoint_is_in_the_curves_once_it_is_written(tmp_path: Path) -> None:
+    """Whoever goes on from it would not log that again, and Lightning logs an epoch's figures behind its checkpoint."""
+    folder, before = tmp_path / "logs", dict[int, list[tuple[str, str, int]]]()
+
+    class Checkpoints(AtomicCheckpointIO):
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            before[checkpoint["global_step"]] = scalars(folder)
+            super().save_checkpoint(checkpoint, path)
+
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1)
+    last = LastCheckpoint()
+    last.dirpath = str(tmp_path)
+    logged = {"logger": CurvesLogger(str(folder)), "log_every_n_steps": 1}
+    trainer_options: dict[str, Any] = {**logged, "callbacks": [Curves(), keep, last], "plugins": [Checkpoints()]}
+    fit(tmp_path, **trainer_options)
+    assert sorted(before) == [2, 4, 6, 8, 10, 12]
+    for steps, points in before.items():
+        assert [step for _, chart, step in points if chart == "run/learning_rate"] == list(range(1, steps + 1))
+        of_epochs = [step for split, chart, step in points if (split, chart) == ("train", "loss")]
+        assert of_epochs == [5, 11][: steps // 6], steps
+    whole = scalars(folder)
+    assert len(whole) == len(set(whole))
 
 
 LAUNCHERS = {

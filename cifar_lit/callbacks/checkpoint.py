@@ -1,6 +1,5 @@
 """Which weights a run keeps: the best by validation, and the last."""
 
-import math
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cifar_lit.callbacks.stops import Stopped
+from cifar_lit.callbacks.stops import Stopped, may_pause
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.runs import LAST
@@ -94,14 +93,8 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is time, but not where validation or the epoch's figures follow.
-
-        A run that goes on from there would neither validate nor log that epoch. The next step, or the epoch's end, is
-        as good.
-        """
-        across_epochs = trainer.check_val_every_n_epoch is None
-        done = (trainer.fit_loop.total_batch_idx if across_epochs else batch_idx) + 1
-        if not trainer.is_last_batch and done % (trainer.val_check_batch or math.inf):
+        """Saves if it is time, or behind the next batch that allows it."""
+        if may_pause(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

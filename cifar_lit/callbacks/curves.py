@@ -8,6 +8,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar_lit.callbacks.on_host import OnHost
+from cifar_lit.logger import CurvesLogger
 
 
 class Curves(Callback):
@@ -25,12 +26,18 @@ class Curves(Callback):
         self._loss: tuple[OnHost, int] | None = None
         self._images = 0
         self._started = 0.0
+        self._epoch_ends = False
         #: Of the last finished training epoch, over all devices; None before.
         self.images_per_second: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock, also of a run that goes on in the middle of an epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._images, self._started = 0, time.perf_counter()
+        self._epoch_ends = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,8 +59,22 @@ class Curves(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the throughput."""
+        self._epoch_ends = True
         if self.images_per_second is not None:
             self._log(trainer, {"run/images_per_second": self.images_per_second}, trainer.global_step)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Has everything on disk that a run which goes on from this checkpoint will not log again.
+
+        Lightning logs an epoch's figures behind the checkpoint of its end: a run that dies in between would lack them.
+        """
+        for logger in trainer.loggers:
+            if isinstance(logger, CurvesLogger):
+                if self._epoch_ends:
+                    figures = trainer._logger_connector.metrics["log"]
+                    step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+                    logger.log_metrics({name: float(value) for name, value in figures.items()}, step)
+                logger.save()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the settings with what they led to, for TensorBoard's HPARAMS page."""

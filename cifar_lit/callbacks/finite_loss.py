@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -48,9 +49,16 @@ class FiniteLoss(Callback):
             self._check_oldest()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Waits for all losses so far: a checkpoint holds no weights that one of them has spoilt."""
+        """Waits for all losses so far, and looks at the weights: none that are no numbers are saved."""
         while self._pending:
             self._check_oldest()
+        # A step may spoil them behind a loss that was still a number.
+        weights = [weight.detach() for weight in pl_module.parameters()]
+        if self.stop and weights and not torch.stack([weight.isfinite().all() for weight in weights]).all():
+            raise UserError(
+                f"Weights are no numbers any more behind step {trainer.global_step:,}, and are not saved: lower "
+                f"--model.optimizer.lr; --finite_loss.stop=false trains on regardless."
+            )
 
     def _check_oldest(self) -> None:
         oldest = self._pending.popleft()

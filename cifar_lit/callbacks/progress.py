@@ -40,6 +40,7 @@ class EpochProgress(ProgressBar):
         self._bar: tqdm[Any] | None = None
         self._loss: OnHost | None = None
         self._loss_read = 0.0
+        self._accuracy: float | None = None
         self._started = 0.0
         self._steps_before = 0
         self._unreported: str | None = None
@@ -106,8 +107,7 @@ class EpochProgress(ProgressBar):
         self._loss_read = now
         shown = [f"loss {self._loss.value:.3f}"] if self._loss is not None else []
         self._loss = None
-        accuracy = trainer.callback_metrics.get("val/accuracy")
-        shown += [f"val accuracy {accuracy:.2%}"] if accuracy is not None else []
+        shown += [f"val accuracy {self._accuracy:.2%}"] if self._accuracy is not None else []
         left = self._seconds_left(trainer)
         shown += [f"{duration(left)} left"] if left is not None else []
         self._bar.set_postfix_str(", ".join(shown), refresh=False)
@@ -170,6 +170,9 @@ class EpochProgress(ProgressBar):
         """Closes the bar."""
         self._close()
         self.reset_dataloader_idx_tracker()
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        # Read once: formatting a figure that is on a GPU waits for all that the GPU has to do.
+        self._accuracy = None if accuracy is None else float(accuracy)
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

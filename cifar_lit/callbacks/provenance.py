@@ -14,6 +14,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import cifar_lit
+from cifar_lit.console import say
+from cifar_lit.files import write_atomically
 from cifar_lit.identity import fingerprint, git_commit
 
 FILE = "provenance.json"
@@ -59,14 +61,15 @@ class Provenance(Callback):
                 "settings": self.settings,
             }
         )
+        changed = [key for key in ("seed", "data") if self._starts[-2:][0][key] != self._starts[-1][key]]
+        if changed:
+            say(f"Not as before the run was resumed: {' and '.join(changed)}. It goes on with what is given now.")
         # On every rank: it is rank zero's, which the others wait to be told.
         folder = trainer.log_dir
         # Without a logger it would be the working directory.
         if trainer.is_global_zero and trainer.logger is not None and folder is not None:
             shown = [{key: value for key, value in start.items() if key != "settings"} for start in self._starts]
-            path = Path(folder) / FILE
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(shown, indent=2) + "\n", encoding="utf-8")
+            write_atomically(Path(folder) / FILE, json.dumps(shown, indent=2) + "\n")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps it with the weights."""

@@ -1,10 +1,13 @@
 """Keeps the settings of a run in its folder."""
 
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
+
+from cifar_lit.files import write_atomically
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -16,6 +19,13 @@ class SaveFitConfig(SaveConfigCallback):
         super().__init__(parser, Namespace(settings), **kwargs)  # type: ignore[no-untyped-call]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: a run whose checkpoint does not fit is refused, and must not change the one that was there."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves, where there is a run's folder to save to."""
-        if stage == "fit" and trainer.logger is not None:
-            super().setup(trainer, pl_module, stage)
+        if trainer.logger is None:
+            return
+        # On every rank: it is rank zero's, which the others wait to be told.
+        folder = trainer.log_dir
+        if trainer.is_global_zero and folder is not None:
+            write_atomically(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))

@@ -1,5 +1,6 @@
 """Ends a run in good order when it is told to stop."""
 
+import math
 import signal
 import threading
 from types import FrameType
@@ -11,6 +12,18 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 # Steps between two questions to the other ranks whether one of them was told to stop.
 STEPS_BETWEEN_QUESTIONS = 10
+
+
+def may_pause(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a run can be saved behind this batch, and go on from there as if nothing had been.
+
+    Not where a step is still gathering gradients, which no checkpoint holds; nor where validation or the epoch's
+    figures follow, which the run that goes on would leave out.
+    """
+    across_epochs = trainer.check_val_every_n_epoch is None
+    done = (trainer.fit_loop.total_batch_idx if across_epochs else batch_idx) + 1
+    validates = done % (trainer.val_check_batch or math.inf) == 0
+    return not trainer.is_last_batch and not validates and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class Stopped(SystemExit):
@@ -40,6 +53,7 @@ class Stops(Callback):
         self._before: dict[signal.Signals, Any] = {}
         # Whether this run has made a step, behind which there is a checkpoint of an epoch's end.
         self._stepped = False
+        self._pauses = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes who listens."""
@@ -64,9 +78,12 @@ class Stops(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stops here, where a step is whole. After an epoch's last one validation comes first."""
+        """Stops here, or behind the next batch that allows it. After an epoch's last one validation comes first."""
         self._stepped = True
-        if trainer.is_last_batch or (trainer.world_size > 1 and batch_idx % STEPS_BETWEEN_QUESTIONS):
+        if not may_pause(trainer, batch_idx):
+            return
+        self._pauses += 1  # alike on all ranks
+        if trainer.world_size > 1 and self._pauses % STEPS_BETWEEN_QUESTIONS:
             return
         if (kind := self._noted(trainer, pl_module)) is not None:
             raise Stopped(kind, f"in epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")

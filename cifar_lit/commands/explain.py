@@ -24,7 +24,6 @@ from cifar_lit.commands.evaluation import (
     load_weights,
     normalised_images,
 )
-from cifar_lit.commands.files import ready_to_write, write_atomically
 from cifar_lit.commands.learnt_data import same_classes
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
@@ -42,6 +41,7 @@ from cifar_lit.explain.layer_rows import LayerTable
 from cifar_lit.explain.layers import network_table
 from cifar_lit.explain.report import Report, choose_shown, render
 from cifar_lit.explain.scoring import Predictions, calibration, class_scores
+from cifar_lit.files import ready_to_write, write_atomically
 from cifar_lit.runs import run_of
 
 Maps = NDArray[np.float32]

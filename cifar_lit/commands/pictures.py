@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cifar_lit.commands.evaluation import cam_target_of
-from cifar_lit.commands.files import ready_to_write, write_atomically
+from cifar_lit.commands.learnt_data import preprocessing_in
 from cifar_lit.console import printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
+from cifar_lit.files import ready_to_write, write_atomically
 
 Pixels = NDArray[np.uint8]
 
@@ -47,6 +49,19 @@ class NoImages(LightningDataModule):
     def __init__(self, num_classes: int, image_size: int = 32) -> None:
         super().__init__()
         self.num_classes, self.image_size = num_classes, image_size
+
+
+def stand_in_for_data(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """What one's own pictures need of a run's data, as its checkpoint tells it: a class and its arguments.
+
+    Args:
+        content: Of the checkpoint.
+        checkpoint: Its path, to be named in an error.
+    """
+    names, _ = preprocessing_in(content, checkpoint)
+    size = content.get("datamodule_hyper_parameters", {}).get("image_size", 32)
+    class_path = f"{NoImages.__module__}.{NoImages.__name__}"
+    return {"class_path": class_path, "init_args": {"num_classes": len(names), "image_size": size}}
 
 
 def predict_pictures(

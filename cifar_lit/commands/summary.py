@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import nn
 
-from cifar_lit.commands.files import write_atomically
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.layers import network_table
+from cifar_lit.files import write_atomically
 
 Format = Literal["text", "markdown", "csv", "json"]
 

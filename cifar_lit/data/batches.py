@@ -5,6 +5,7 @@ resume in the middle of an epoch that repeats and skips nothing.
 """
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -152,6 +153,12 @@ class _Keys(Sampler[BatchKey]):
         return (self.plan.key(self.epoch, step) for step in range(self.start, len(self.plan)))
 
 
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C and a batch system's SIGTERM reach workers, too. The run finishes its step, for which it needs them."""
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, signal.SIG_IGN)
+
+
 class BatchLoader:
     """Makes a plan's batches, in worker processes or in this one, and knows how far it has come.
 
@@ -181,6 +188,7 @@ class BatchLoader:
             pin_memory=pin_memory,
             # Starting workers anew costs seconds in every epoch where processes are spawned.
             persistent_workers=num_workers > 0,
+            worker_init_fn=_leave_signals_to_the_run,
             # Its own, so that the loader takes nothing from the global generator.
             generator=torch.Generator(),
         )

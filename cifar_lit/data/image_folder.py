@@ -45,7 +45,13 @@ def decode(path: Path, size: int, formats: Sequence[str] = ("PNG", "JPEG")) -> N
         UserError: The file is no image that can be read.
     """
     try:
+        if path.exists() and not path.is_file():
+            # Of a pipe nobody may ever write to one would wait for ever.
+            raise OSError("it is no file")
         with Image.open(path, formats=tuple(formats)) as image:
+            # Pillow only warns up to twice as many; memory does not grow by warnings.
+            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise ValueError(f"{image.width}×{image.height} pixels are too many")
             turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             upright = image if turn is None else image.transpose(turn)
             if upright.mode.startswith("I"):

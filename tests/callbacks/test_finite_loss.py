@@ -27,8 +27,8 @@ class Diverging(DepthwiseNet):
         return loss * self.loss if (self.current_epoch, batch_idx) == (1, 3) else loss
 
 
-def fit(folder: Path, loss: float, stop: bool = True) -> Diverging:
-    model = Diverging(loss)
+def fit(folder: Path, loss: float, stop: bool = True, kind: type[Diverging] = Diverging) -> Diverging:
+    model = kind(loss)
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
@@ -51,6 +51,21 @@ def test_stops_within_the_step_and_keeps_the_last_finite_checkpoint(tmp_path: Pa
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 5
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+class Overflowing(Diverging):
+    """Its weights are infinite behind the last step of the second epoch, whose loss was none of that."""
+
+    def optimizer_step(self, epoch: int, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(epoch, batch_idx, *args, **kwargs)
+        if (epoch, batch_idx) == (1, 4):
+            next(self.parameters()).data.fill_(float("inf"))
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Weights are no numbers any more behind step 10, and are not saved"):
+        fit(tmp_path, 1.0, kind=Overflowing)
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 5
 
 
 def test_goes_on_when_told_to(tmp_path: Path) -> None:

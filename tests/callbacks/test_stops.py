@@ -34,6 +34,7 @@ def start(folder: Path, *args: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -52,28 +53,37 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("kind", "code", "executor"),
+    [
+        (signal.SIGTERM, 143, ["--data.executor=device"]),
+        (signal.SIGINT, 130, ["--data.executor=device"]),
+        (signal.SIGTERM, 143, ["--data.executor=workers", "--data.num_workers=2"]),
+        (signal.SIGINT, 130, ["--data.executor=workers", "--data.num_workers=2"]),
+    ],
+)
 def test_a_signal_saves_says_how_to_go_on_and_ends_with_its_code(
-    tmp_path: Path, kind: signal.Signals, code: int
+    tmp_path: Path, kind: signal.Signals, code: int, executor: list[str]
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     for folder in (whole, stopped):
         folder.mkdir()
-    process = start(stopped)
+    process = start(stopped, *executor)
     wait_for_epoch(process, 1)
     time.sleep(0.2)
-    process.send_signal(kind)
+    # As a terminal and a batch system send it: to the workers, too.
+    os.killpg(process.pid, kind)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
     said = re.search(rf"Stopped by {kind.name} in epoch (\d), after step (\d+)\. Give (--ckpt_path=\S+) to go on", out)
     assert said, out
     assert 0 < int(said[2]) < 540
-    resumed = start(stopped, said[3])
+    resumed = start(stopped, *executor, said[3])
     _, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
     assert len(list(stopped.rglob("last.ckpt"))) == 1, "it goes on in its own folder"
-    process = start(whole)
+    process = start(whole, *executor)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     expected, found = weights(whole), weights(stopped)

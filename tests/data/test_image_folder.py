@@ -464,6 +464,15 @@ def test_a_class_that_train_lacks_is_an_error(image_folder: MakeFolder) -> None:
     assert f"{root / 'test'} has classes that {root / 'train'} has not: emu, yak" in message
 
 
+def is_large_for_pillows_warning(path: Path) -> None:
+    Image.new("1", (10_000, 9_500)).save(path, format="PNG" if path.suffix == ".png" else "JPEG")
+
+
+def becomes_a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def claims_to_be_huge(path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -500,11 +509,13 @@ def is_another_format(path: Path) -> None:
         lambda path: path.write_bytes(b""),
         cut_short,
         claims_to_be_huge,
+        is_large_for_pillows_warning,
         becomes_a_folder,
+        becomes_a_pipe,
         leads_nowhere,
         is_another_format,
     ],
-    ids=["text", "empty", "cut short", "bomb", "folder", "dead link", "bmp"],
+    ids=["text", "empty", "cut short", "bomb", "large", "folder", "pipe", "dead link", "bmp"],
 )
 def test_an_image_that_cannot_be_read_is_an_error_that_names_it(
     image_folder: MakeFolder, suffix: str, spoil: Callable[[Path], object], cache_home: Path
