@@ -54,7 +54,8 @@ def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Pa
         found = sorted(runs.glob(f"**/checkpoints/{ckpt_path}*.ckpt"), key=lambda file: file.stat().st_mtime)
         if not found:
             raise UserError(
-                f"{runs} holds no run with a {ckpt_path} checkpoint: train one with `fit`, or give --ckpt_path FILE."
+                f"{runs} holds no run with a {ckpt_path} checkpoint: train one with `fit`, afresh without --ckpt_path, "
+                "or give --ckpt_path FILE."
             )
         # Of the newest run; where it keeps several best ones, the accuracy in the name tells which is.
         path = max((file for file in found if file.parent == found[-1].parent), key=_accuracy)

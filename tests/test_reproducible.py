@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,26 +29,30 @@ from cifar_lit.schedules import OneCycle, Plateau
 
 
 def fit(
-    folder: Path, num_workers: int | None = None, ckpt_path: Path | None = None, schedule: Any = OneCycle, **kwargs: Any
+    folder: Path,
+    num_workers: int | None = None,
+    ckpt_path: Path | None = None,
+    schedule: Any = OneCycle,
+    compile_mode: Any = "none",
+    **kwargs: Any,
 ) -> dict[str, Tensor]:
     seed_everything(3)
-    model = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2], schedule=schedule)
+    model = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2], schedule=schedule, compile_mode=compile_mode)
     data = DigitsDataModule(
         batch_size=64, num_workers=num_workers, transforms=[A.Affine(rotate=(-20, 20)), A.CoarseDropout()]
     )
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
-        limit_train_batches=6,
         limit_val_batches=1,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **{"logger": False, "max_epochs": 2, **kwargs},
+        **{"logger": False, "max_epochs": 2, "limit_train_batches": 6, **kwargs},
     )
     trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
     accumulated = kwargs.get("accumulate_grad_batches", 1)
-    assert trainer.global_step == kwargs.get("max_epochs", 2) * 6 // accumulated
+    assert trainer.global_step == kwargs.get("max_epochs", 2) * kwargs.get("limit_train_batches", 6) // accumulated
     logged = {name: value for name, value in trainer.callback_metrics.items() if "/" in name}
     assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= set(logged)
     return {name: value.clone() for name, value in (*model.state_dict().items(), *logged.items())}
@@ -91,6 +96,24 @@ def test_a_resumed_run_ends_in_the_same_weights_and_figures_to_the_bit(
     whole = fit(tmp_path, num_workers=num_workers, callbacks=[keep])
     resumed = fit(
         tmp_path, num_workers=num_workers, ckpt_path=tmp_path / f"step={step}.ckpt", enable_checkpointing=False
+    )
+    assert_equal(whole, resumed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
+def test_a_compiled_run_resumed_behind_an_epochs_smaller_batch_ends_in_the_same_weights(tmp_path: Path) -> None:
+    # 18 batches of 64, the last of 61: by then torch may have made a graph for any size, which the resumed run has not.
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=27, save_top_k=-1)
+    torch.compiler.reset()
+    whole = fit(tmp_path, limit_train_batches=18, compile_mode="default", callbacks=[keep])
+    torch.compiler.reset()
+    resumed = fit(
+        tmp_path,
+        ckpt_path=tmp_path / "step=27.ckpt",
+        limit_train_batches=18,
+        compile_mode="default",
+        enable_checkpointing=False,
     )
     assert_equal(whole, resumed)
 
