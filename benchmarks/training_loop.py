@@ -6,12 +6,18 @@ The conventional script is what tutorials write: float32, NCHW, a torchvision pi
 workers, and the loss read at every step. All three train the same ResNet-20 on the same batches.
 """
 
+import contextlib
 import multiprocessing
+import os
+import pty
 import resource
 import statistics
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from benchmarks.measure import REPOSITORY, alternate, images_of, now, parser, ratio, save
+from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.cli import CifarCLI
 from cifar_lit.console import hush_libraries
 from cifar_lit.data import ImageDataModule
@@ -142,6 +149,31 @@ def train_conventionally(images: Images, batch_size: int, steps: int, device: to
     return seen / (now() - begun)
 
 
+def _read_on(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # Its other end is closed.
+        while os.read(descriptor, 2**16):
+            pass
+
+
+def bar_seconds(steps: int = 20_000) -> float:
+    """Seconds that the progress bar costs a step, on a terminal."""
+    reading, writing = pty.openpty()
+    # A terminal that nobody reads is full one day.
+    threading.Thread(target=_read_on, args=(reading,), daemon=True).start()
+    trainer: Any = SimpleNamespace(estimated_stepping_batches=steps, global_step=1)
+    with os.fdopen(writing, "w") as terminal, redirect_stderr(terminal):
+        bar = EpochProgress()
+        bar._open("Epoch", steps)
+        assert bar._bar is not None
+        assert not bar._bar.disable, "it is shown"
+        begun = now()
+        for step in range(steps):
+            bar.on_train_batch_end(trainer, None, {"loss": torch.zeros(())}, None, step)  # type: ignore[arg-type]
+        seconds = now() - begun
+        bar._close()
+    return seconds / steps
+
+
 def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: int) -> dict[str, Any]:
     """Speeds of the three, their medians and what they are beside one another."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -167,6 +199,7 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
         "median_images_per_second": {name: round(statistics.median(values)) for name, values in speeds.items()},
         "fit_over_bare_loop": round(ratio(speeds, "fit", "bare loop"), 3),
         "fit_over_conventional": round(ratio(speeds, "fit", "conventional"), 3),
+        "progress_bar_microseconds_a_step": round(1e6 * bar_seconds(), 1),
         # On Linux in KiB; of this process: fit and the bare loop.
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -11,10 +12,32 @@ from cifar_lit.callbacks.on_host import OnHost
 from cifar_lit.logger import CurvesLogger
 
 
+class _Moment:
+    """When a device has done what it was given so far: a GPU is many steps behind the host.
+
+    Args:
+        device: A CPU by default.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._time = time.perf_counter()
+        self._event: torch.cuda.Event | None = None
+        if device is not None and device.type == "cuda":
+            self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def since(self, before: "_Moment") -> float:
+        """Seconds between two moments. On a GPU it waits until the second one has come."""
+        if self._event is None or before._event is None:
+            return self._time - before._time
+        self._event.synchronize()
+        return float(before._event.elapsed_time(self._event)) / 1000
+
+
 class Curves(Callback):
     """Logs ``run/learning_rate`` as it moves, ``run/images_per_second`` once an epoch, and settings with final metrics.
 
-    It never waits for a GPU.
+    Within an epoch it never waits for a GPU.
 
     Args:
         step_loss: Also log the loss of single batches, every ``trainer.log_every_n_steps``, as ``train/step_loss``.
@@ -25,7 +48,7 @@ class Curves(Callback):
         # The loss that was last asked for, until it is logged, and its step.
         self._loss: tuple[OnHost, int] | None = None
         self._images = 0
-        self._started = 0.0
+        self._started = self._ended = _Moment()
         self._epoch_ends = False
         #: Of the last finished training epoch, over all devices; None before.
         self.images_per_second: float | None = None
@@ -36,7 +59,7 @@ class Curves(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
-        self._images, self._started = 0, time.perf_counter()
+        self._images, self._started = 0, _Moment(pl_module.device)
         self._epoch_ends = False
 
     def on_train_batch_end(
@@ -46,8 +69,7 @@ class Curves(Callback):
         self._images += len(batch[0])
         if trainer.is_last_batch:
             # Here and not at the epoch's end: validation runs in between.
-            seconds = time.perf_counter() - self._started
-            self.images_per_second = self._images * trainer.world_size / seconds
+            self._ended = _Moment(pl_module.device)
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log(trainer, {"run/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
             if self.step_loss and isinstance(outputs, dict) and "loss" in outputs:
@@ -60,7 +82,8 @@ class Curves(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the throughput."""
         self._epoch_ends = True
-        if self.images_per_second is not None:
+        if self._images:
+            self.images_per_second = self._images * trainer.world_size / self._ended.since(self._started)
             self._log(trainer, {"run/images_per_second": self.images_per_second}, trainer.global_step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
