@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import dict_to_namespace
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -65,6 +65,10 @@ class CifarCLI(LightningCLI):
         shared = {"default_config_files": [str(DEFAULTS)], **strict}
         # The generated usage lists every option on a hundred lines; the help below it does so with explanations.
         usage = "cifar-lit {} [--config FILE] [--OPTION=VALUE …]"
+        given, every = with_own_config(sys.argv[1:] if args is None else list(args), KNOWS_ITS_RUN), self.subcommands()
+        # A parser takes 0.1 s to make: only that of the command is, where one is named.
+        commands = {given[0]: every[given[0]]} if given and given[0] in every else every
+        self.subcommands = lambda: commands  # type: ignore[method-assign]
         super().__init__(
             LightningModule,
             # Left open, data may be left out: for `summary`, and for a module that brings its own.
@@ -78,11 +82,11 @@ class CifarCLI(LightningCLI):
                 "prog": "cifar-lit",
                 "description": "Train, measure and understand small image classifiers.",
                 **strict,
-                **{command: {"usage": usage.format(command), **shared} for command in self.subcommands()},
+                **{command: {"usage": usage.format(command), **shared} for command in commands},
             },
             # A recipe's optimizer and schedule belong to its model.
             auto_configure_optimizers=False,
-            args=with_own_config(sys.argv[1:] if args is None else list(args), KNOWS_ITS_RUN),
+            args=given,
         )
 
     @staticmethod
@@ -153,9 +157,8 @@ class CifarCLI(LightningCLI):
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
         if self.subcommand == "predict" and self._settings.images is not None:
             assert self.checkpoint is not None, "predict always has one"
-            stand_in = stand_in_for_data(load_checkpoint(self.checkpoint), self.checkpoint)
-            init_args = Namespace(stand_in.pop("init_args"))  # type: ignore[no-untyped-call]
-            self._settings.data = Namespace({**stand_in, "init_args": init_args})  # type: ignore[no-untyped-call]
+            content = load_checkpoint(self.checkpoint)
+            self._settings.data = dict_to_namespace(stand_in_for_data(content, self.checkpoint))
         if self.subcommand in ("summary", "explain", "export"):
             # They run in one process; only `fit` and what measures it is worth several.
             trainer.logger, trainer.enable_checkpointing, trainer.devices = False, False, 1
@@ -205,7 +208,7 @@ class CifarCLI(LightningCLI):
     def _new_logger(self) -> CurvesLogger:
         run = run_of(self.checkpoint) if self.checkpoint is not None else None
         if run is not None:
-            # A resumed run continues its curves, and what an evaluation finds stands beside them.
+            # A resumed run's curves go on, and beside them stands what an evaluation finds.
             return CurvesLogger(str(run.parent.parent), name=run.parent.name, version=run.name)
         return CurvesLogger(str(self._root), name=f"{LOGS}/{self.recipe}")
 
@@ -231,11 +234,10 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         CifarCLI(args)
         leave_ranks()
-    except Stopped:
-        leave_ranks()
-        raise
     except (KeyboardInterrupt, SystemExit) as end:
-        if isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt):
+        if isinstance(end, Stopped):
+            leave_ranks()
+        elif KeyboardInterrupt in (type(end), type(end.__context__)):
             # Lightning ends with 1, Python with a traceback.
             sys.exit(128 + signal.SIGINT)
         raise

@@ -9,10 +9,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pytorch_grad_cam
 import torch
 from numpy.typing import NDArray
-from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
 from torch import Tensor, nn
 
 from cifar_lit.errors import UserError
@@ -85,6 +83,9 @@ def class_activation_maps(
     targets = [target(c) for c in torch.as_tensor(classes).tolist()]
     if len(targets) != len(images):
         raise ValueError(f"{len(images)} images and {len(targets)} classes: give a class for each image.")
+    # Not before: the package brings scikit-learn along, 0.2 s of every command's start.
+    from cifar_lit.explain import cam_kinds
+
     device = next(net.parameters()).device
     with (
         torch.inference_mode(False),  # which also turns gradients on
@@ -97,8 +98,7 @@ def class_activation_maps(
         # The package's own hooks see the feature map between these two. Two methods ask for gradients of the images.
         layer.register_forward_hook(_check if method in ("FullGrad", "ShapleyCAM") else _start_gradient)
         with redirect_stdout(StringIO()):  # FullGrad says that it needs no layer
-            kind = _ShapleyCAM if method == "ShapleyCAM" else getattr(pytorch_grad_cam, method)
-            cam = kind(net, [layer])  # puts the copy in evaluation mode
+            cam = cam_kinds.kind_of(method)(net, [layer])  # puts the copy in evaluation mode
         layer.register_forward_hook(_shield)
         maps = np.zeros((len(images), *images.shape[2:]), np.float32)
         size = CHUNK if method in METHODS else OTHER_CHUNK
@@ -148,6 +148,8 @@ def _logit(of_class: int) -> Callable[[Tensor], Tensor]:
 
 def _apart(of_class: int) -> Callable[[Tensor], Tensor]:
     """The target that sets a class apart from those whose logits are nearest to its own."""
+    from cifar_lit.explain.cam_kinds import FinerWeightedTarget
+
     logit = _logit(of_class)
 
     def target(logits: Tensor) -> Tensor:
@@ -188,18 +190,6 @@ def _frozen_copy(net: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module
     if id(layer) not in copies:
         raise ValueError(f"The layer, a {type(layer).__name__}, is no part of the network.")
     return net.float().requires_grad_(False), copies[id(layer)]
-
-
-class _ShapleyCAM(pytorch_grad_cam.ShapleyCAM):
-    """The package's, also where what follows the layer is linear: it then is Grad-CAM, and there is no Hessian."""
-
-    def get_cam_weights(
-        self, input_tensor: Tensor, layer: nn.Module, targets: Any, activations: Tensor, grads: Tensor
-    ) -> NDArray[np.float32]:
-        """Weights of the maps' channels, (N, C)."""
-        if grads.grad_fn is None:
-            return np.asarray(grads.detach().cpu().mean((2, 3)))
-        return np.asarray(super().get_cam_weights(input_tensor, layer, targets, activations, grads))
 
 
 def _check(layer: nn.Module, args: Any, output: Any) -> None:
