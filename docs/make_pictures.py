@@ -57,7 +57,8 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         report = (folder / "explain" / "report.html").as_uri()
         screenshot(browser, report, DOCS / "report.png", 1, height=1220)
-        screenshot(browser, report, DOCS / "report_errors.png", 1, section="#errors")
+        # So high that it need not scroll, for what stays in view would hide something.
+        screenshot(browser, report, DOCS / "report_errors.png", 1, height=5000, section="#errors")
         port = free_port()
         command = [sys.executable, "-m", "tensorboard.main", "--logdir", "lightning_logs", "--port", str(port)]
         options = ["--host", "127.0.0.1", "--load_fast=false", "--samples_per_plugin", "images=100"]
