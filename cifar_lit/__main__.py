@@ -12,6 +12,8 @@ def run() -> None:
     gc.disable()
     from cifar_lit.cli import main
 
+    # And they are never garbage: nor need a collection look at them later.
+    gc.freeze()
     gc.enable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
