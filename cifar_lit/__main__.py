@@ -12,14 +12,18 @@ def run() -> None:
     gc.disable()
     from cifar_lit.cli import main
 
-    # And they are never garbage: nor need a collection look at them later.
+    # Nor need a collection look at them later, before the process ends.
     gc.freeze()
     gc.enable()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Where × has no code, as in a file on Windows, it is a question mark and not a traceback.
             stream.reconfigure(errors="replace")
-    main()
+    try:
+        main()
+    finally:
+        # Some bindings take what is still there at the end for lost, and say so at length.
+        gc.unfreeze()
     if sys.argv[1:2] == ["summary"]:
         # It has written what it had to: taking those objects down one by one would be 1.5 s of 5.8 s.
         sys.stdout.flush()

@@ -154,9 +154,12 @@ class _Keys(Sampler[BatchKey]):
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C and a batch system's SIGTERM reach workers, too. The run finishes its step, for which it needs them."""
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(kind, signal.SIG_IGN)
+    """Ctrl-C and a batch system's SIGTERM reach workers, too. The run finishes its step, for which it needs them.
+
+    The second SIGTERM is meant for the worker: a run that ends without a word to its workers ends them so.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class BatchLoader:
