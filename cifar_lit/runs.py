@@ -17,6 +17,7 @@ LOGS = "lightning_logs"
 CONFIG = "config.yaml"
 # Classes that a checkpoint may choose. To name another imports its module, and so executes what is in it.
 CHOOSABLE = re.compile(r"(cifar_lit|albumentations|torch\.optim)(\.\w+)*\.[A-Z]\w*|\w+")
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 BEST = "best"
 LAST = "last"
 
@@ -113,12 +114,13 @@ def settings_in(checkpoint: Path) -> str:
 
 
 def _classes_in(settings: Any) -> Iterator[Any]:
-    """The values in settings that a parser may take for the name of a class."""
+    """The values in settings that a parser may take for the name of a class, or read as YAML that names one."""
     for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
         if isinstance(value, dict | list | tuple):
             yield from _classes_in(value)
-        named_in_place = isinstance(value, str) and (isinstance(key, int) or key in ("optimizer", "schedule"))
-        if key in ("class_path", "_class_path") or named_in_place:
+        # A folder is never anything else.
+        named = isinstance(value, str) and key != "root" and ("class_path" in value or DOTTED.fullmatch(value.strip()))
+        if named or key in ("class_path", "_class_path"):
             yield value
 
 
