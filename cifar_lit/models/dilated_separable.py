@@ -12,9 +12,9 @@ from cifar_lit.models.dropout import Dropout
 class StridedDilatedDepthwise(nn.Conv2d):
     """A depthwise 3×3 convolution with stride 2 and dilation 2.
 
-    It reads every second pixel only, so it equals an undilated one of stride 1 on ``x[:, :, ::2, ::2]``, and is
-    computed so: libraries have no fast path for the dilated one, and the whole net trains 2.8 times as fast
-    (422 → 1,201 images/s on two CPU cores in bfloat16).
+    It reads every second pixel only, so it equals an undilated one of stride 1 on those, and is computed so: libraries
+    have no fast path for the dilated one, and the whole net trains 2.8 times as fast (422 → 1,201 images/s on two CPU
+    cores in bfloat16).
 
     Args:
         channels: In and out.
@@ -25,7 +25,38 @@ class StridedDilatedDepthwise(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps (N, channels, H, W) to (N, channels, ⌈H/2⌉, ⌈W/2⌉)."""
-        return F.conv2d(input[:, :, ::2, ::2], self.weight, padding=1, groups=self.groups)
+        # Not input[:, :, ::2, ::2], whose gradient is never channels last: every layer before it would be slower for
+        # that (733 → 945 images/s for the whole net).
+        return F.conv2d(F.avg_pool2d(input, 1, stride=2), self.weight, padding=1, groups=self.groups)
+
+
+class DilatedDepthwise(nn.Conv2d):
+    """A depthwise 3×3 convolution with dilation 2 and padding 1.
+
+    Even and odd rows and columns never meet in it: it equals an undilated one on four grids of every second pixel. On a
+    CPU it is trained so, for the same reason as above (922 → 1,087 images/s for the whole net, of which it is one
+    layer of eight).
+
+    Args:
+        channels: In and out.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, dilation=2, groups=channels, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps (N, channels, H, W) to (N, channels, H − 2, W − 2)."""
+        if not (self.training and input.device.type == "cpu"):
+            return super().forward(input)
+        n, channels, height, width = input.shape
+        # One more row and column where that makes their number even.
+        rows, columns = (height + 3) // 2, (width + 3) // 2
+        x = F.pad(input, (1, 2 * columns - width - 1, 1, 2 * rows - height - 1)).permute(0, 2, 3, 1)
+        grids = x.reshape(n, rows, 2, columns, 2, channels).permute(2, 4, 0, 1, 3, 5).flatten(0, 2)
+        y = F.conv2d(grids.permute(0, 3, 1, 2), self.weight, groups=channels).permute(0, 2, 3, 1)
+        y = y.reshape(2, 2, n, rows - 2, columns - 2, channels).permute(2, 3, 0, 4, 1, 5)
+        joined = y.reshape(n, 2 * rows - 4, 2 * columns - 4, channels)
+        return joined.permute(0, 3, 1, 2)[:, :, : height - 2, : width - 2]
 
 
 def separable(
@@ -34,6 +65,8 @@ def separable(
     """A depthwise convolution, then a pointwise one; neither has biases."""
     if (kernel_size, stride, dilation, padding) == (3, 2, 2, 2):
         depthwise: nn.Module = StridedDilatedDepthwise(in_channels)
+    elif (kernel_size, stride, dilation, padding) == (3, 1, 2, 1):
+        depthwise = DilatedDepthwise(in_channels)
     else:
         depthwise = nn.Conv2d(
             in_channels, in_channels, kernel_size, stride, padding, dilation, groups=in_channels, bias=False

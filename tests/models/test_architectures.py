@@ -13,7 +13,7 @@ from torch import nn
 from cifar_lit.classifier import Classifier
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, PlainCNN, ResNet18, ResNetV1, ResNetV2
-from cifar_lit.models.dilated_separable import StridedDilatedDepthwise
+from cifar_lit.models.dilated_separable import DilatedDepthwise, StridedDilatedDepthwise
 
 # R5's siblings.
 SEPARABLE: dict[str, Any] = {
@@ -94,12 +94,34 @@ def test_he_normal_initialisation() -> None:
     assert weights.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
 
 
-@pytest.mark.parametrize("size", [32, 31, 16, 7])
-def test_strided_dilated_convolution_is_computed_exactly(size: int) -> None:
-    conv = StridedDilatedDepthwise(8)
-    images = torch.randn(2, 8, size, size)
-    assert torch.equal(conv(images), nn.Conv2d.forward(conv, images))
-    assert (conv.kernel_size, conv.stride, conv.dilation) == ((3, 3), (2, 2), (2, 2))
+@pytest.mark.parametrize("size", [(32, 32), (31, 31), (16, 9), (7, 8)])
+@pytest.mark.parametrize(
+    ("kind", "stride", "padding"), [(StridedDilatedDepthwise, 2, 2), (DilatedDepthwise, 1, 1)], ids=["strided", "not"]
+)
+def test_dilated_convolutions_are_computed_exactly(
+    kind: Callable[[int], nn.Conv2d], stride: int, padding: int, size: tuple[int, int]
+) -> None:
+    conv = kind(8).double()
+    assert (conv.stride, conv.padding, conv.dilation) == ((stride,) * 2, (padding,) * 2, (2, 2))
+    # Whole numbers, whose sums are exact in any order.
+    conv.weight.data = torch.randint(-9, 10, conv.weight.shape).double()
+    images = torch.randint(-9, 10, (2, 8, *size)).double().requires_grad_()
+    ours, plain = conv(images), nn.Conv2d.forward(conv, images)
+    assert torch.equal(ours, plain)
+    gradient = torch.randint(-9, 10, ours.shape).double()
+    for x in (images, conv.weight):
+        expected = torch.autograd.grad(plain, x, gradient, retain_graph=True)[0]
+        assert torch.equal(torch.autograd.grad(ours, x, gradient, retain_graph=True)[0], expected)
+
+
+def test_training_keeps_dilated_maps_channels_last() -> None:
+    """Maps of another layout are copied by every layer after them, and their gradients by every layer before."""
+    images = torch.randn(2, 8, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    for conv in (StridedDilatedDepthwise(8), DilatedDepthwise(8)):
+        maps = conv.to(memory_format=torch.channels_last)(images)
+        assert maps.is_contiguous(memory_format=torch.channels_last)
+        (gradient,) = torch.autograd.grad(maps, images, torch.randn_like(maps))
+        assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_depthwise_net_takes_widths() -> None:
