@@ -35,7 +35,7 @@ from cifar_lit.callbacks.settings import SaveFitConfig
 from cifar_lit.callbacks.stops import Stopped, Stops
 from cifar_lit.checkpoint_io import with_atomic_saving
 from cifar_lit.commands.pictures import stand_in_for_data
-from cifar_lit.console import TRACEBACK_VARIABLE, hush_libraries, one_line, say
+from cifar_lit.console import TRACEBACK_VARIABLE, exit_with, hush_libraries, say
 from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.precision import choose_precision
@@ -247,4 +247,4 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        sys.exit(one_line(error))
+        exit_with(error)

@@ -3,10 +3,15 @@
 import logging
 import os
 import re
+import select
+import signal
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -55,6 +60,23 @@ def hush_libraries() -> None:
         r".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+
+
+def exit_with(error: BaseException) -> NoReturn:
+    """Ends the process with the error's line; silently, as other commands, where what read its output has ended first.
+
+    Args:
+        error: Anything that ended a command.
+    """
+    with suppress(OSError, ValueError, AttributeError):  # Output that is no file; Windows has no poll.
+        fd = sys.stdout.fileno()
+        poll = select.poll()
+        poll.register(fd, 0)
+        if isinstance(error, BrokenPipeError) and any(event & select.POLLERR for _, event in poll.poll(0)):
+            # Python writes at its end what is left, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+            sys.exit(128 + signal.SIGPIPE)
+    sys.exit(one_line(error))
 
 
 def one_line(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+import select
 import shutil
 import signal
 import struct
@@ -384,6 +385,20 @@ def test_as_a_process_it_exits_with_one_and_no_traceback() -> None:
     assert done.stderr.strip().splitlines() == [
         "cifar-lit: No such ResNet: depth 21 is not 6n+2. The nearest depths are 20 and 26."
     ]
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="pipes cannot be asked here")
+@pytest.mark.parametrize("option", ["--model.depth=20", "--help"])
+def test_a_reader_may_leave_early(option: str) -> None:
+    """As ``head`` does, and nobody wants to hear of it."""
+    command = [sys.executable, "-m", "cifar_lit", "summary", "--config", "tiny.yaml", option]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        # argparse holds its help for told, read or not.
+        assert process.wait(60) == (0 if option == "--help" else 128 + signal.SIGPIPE)
 
 
 @pytest.mark.parametrize("command", ["fit", "test", "summary"])
