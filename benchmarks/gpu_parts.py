@@ -1,20 +1,15 @@
 """The parts of `benchmarks.gpu`."""
 
 import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks import epoch_limit, input_pipeline, training_loop
-from benchmarks.measure import REPOSITORY, NoiseDataModule, images_of, run
+from benchmarks.measure import REPOSITORY, images_of, run
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
-from cifar_lit.data import ImageDataModule, ImageFolderDataModule
 
 CONFIGS = REPOSITORY / "configs"
 ACCURACY_OF = ("resnet20", "resnet18", "dilated_separable", "depthwise")
@@ -23,12 +18,6 @@ ALIKE = ("--data.drop_last=true", "--trainer.benchmark=true")
 # What is compared with a program that writes none.
 WITHOUT_FILES = ("--trainer.logger=false", "--trainer.enable_checkpointing=false")
 GRAPHS = "--model.compile_mode=reduce-overhead"
-# airbench94_muon's own batches and epochs, and its rates, for batches of 500 in the recipe, for those of 2,000.
-AS_AIRBENCH = (
-    *("--trainer.max_epochs=8", "--data.batch_size=2000", GRAPHS, *ALIKE),
-    *("--model.optimizer.lr=0.24", "--model.optimizer.head_lr=1.656", "--model.optimizer.bias_lr=106"),
-    "--model.optimizer.weight_decay=0.004",
-)
 EPOCHS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "speed": ("speed", ()),
     "resnet20, batch 128": ("resnet20", ()),
@@ -128,46 +117,6 @@ def of_epochs(given: Settings, share: int) -> Part:
         yield figures
 
 
-def write_for_airbench(data: ImageDataModule, folder: Path) -> None:
-    """Writes the images as the files that airbench makes of torchvision's CIFAR10."""
-    data.prepare_data()
-    folder.mkdir()
-    for split in ("train", "test"):
-        images = data.load(split)
-        # It whitens by the first images, and a folder's come class by class.
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        tensors = {"images": torch.from_numpy(images.pixels)[order], "labels": torch.from_numpy(images.labels)[order]}
-        torch.save({**tensors, "classes": list(data.class_names)}, folder / f"{split}.pt")
-
-
-def of_airbench(given: Settings, share: int) -> Part:
-    """The program's seconds and accuracies, until it has done as many runs as there are to be."""
-    if given.airbench is None:
-        yield {"left_out": "no --airbench was given"}
-        return
-    data = ImageFolderDataModule(given.data_root) if given.data_root else NoiseDataModule(given.sizes.images)
-    runs: list[tuple[float, float, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        write_for_airbench(data, Path(folder, "cifar10"))
-        command = [sys.executable, "-u", str(given.airbench.resolve())]
-        with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                cells = [cell.strip() for cell in line.split("|")]
-                if len(cells) != 8 or cells[2] != "eval":
-                    continue
-                runs.append((float(cells[6]), 100 * float(cells[4]), 100 * float(cells[5])))
-                print("airbench", runs[-1], flush=True)
-                # The first run compiles, and trains on random labels.
-                seconds, accuracy, with_views = zip(*runs[1:], strict=True) if runs[1:] else ((), (), ())
-                yield summary(seconds=seconds, accuracy=accuracy, accuracy_with_views=with_views)
-                if len(runs) > given.seeds:
-                    process.terminate()
-                    break
-    if len(runs) <= given.seeds:
-        raise RuntimeError(f"airbench ended with exit code {process.returncode} after {len(runs)} runs")
-
-
 def summary(**values: Sequence[float]) -> dict[str, Any]:
     """Values by seed, with their mean, and the median of seconds."""
     figures: dict[str, Any] = {name: [round(value, 3) for value in listed] for name, listed in values.items()}
@@ -189,18 +138,6 @@ def train_and_test(given: Settings, recipe: str, seed: int, *further: str) -> di
     return {"seconds": clock.fit + clock.test, "fit_seconds": clock.fit, "test_seconds": clock.test, **shown}
 
 
-def of_speed(given: Settings, share: int) -> Part:
-    """configs/speed.yaml with airbench's batches and epochs over seeds, after a run that warms up."""
-    # What makes it tiny goes before.
-    options = [*AS_AIRBENCH, *given.sizes.every, *given.sizes.whole]
-    train_and_test(given, "speed", given.seeds, *options)
-    runs = []
-    for seed in range(given.seeds):
-        runs.append(train_and_test(given, "speed", seed, *options))
-        print("speed", runs[-1], flush=True)
-        yield summary(**{name: [figures[name] for figures in runs] for name in runs[0]})
-
-
 def of_accuracy(given: Settings, share: int) -> Part:
     """Recipes over this job's share of the seeds."""
     runs: dict[str, dict[int, dict[str, float]]] = {recipe: {} for recipe in ACCURACY_OF}
@@ -209,14 +146,3 @@ def of_accuracy(given: Settings, share: int) -> Part:
             runs[recipe][seed] = train_and_test(given, recipe, seed, *given.further)
             print(recipe, seed, runs[recipe][seed], flush=True)
             yield runs
-
-
-# What a part does, and how many seconds it may take: what only a GPU can show comes first.
-PARTS: dict[str, tuple[Callable[[Settings, int], Part], float]] = {
-    "airbench": (of_airbench, 150),
-    "speed": (of_speed, 110),
-    "epochs": (of_epochs, 130),
-    "training_loop": (of_training_loop, 70),
-    "input_pipeline": (of_input_pipeline, 40),
-    "accuracy": (of_accuracy, float("inf")),
-}

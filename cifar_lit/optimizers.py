@@ -16,6 +16,8 @@ from cifar_lit.precision import choose_precision
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/: so steep at 0 that few steps lift small singular
 # values, for which they end near 1 and not at it.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+# Where torch updates all parameters in one kernel.
+FUSED_ON = ("cpu", "cuda", "mps")
 # Keeps what is all zeros from being divided by zero.
 EPSILON = 1e-7
 
@@ -143,6 +145,7 @@ class MuonSGD(Optimizer):
             parameters,
             [parameter.grad for parameter in parameters if parameter.grad is not None],
             [*self._momentum_buffers(parameters)],
+            fused=all(parameter.device.type in FUSED_ON for parameter in parameters),
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
             lr=group["lr"],
@@ -192,7 +195,7 @@ class DecoupledSGD(SGD):
         weights = {"lr": lr, "weight_decay": weight_decay}
         biases = {**weights, "lr": lr * bias_scaler}
         groups = _groups_by_dimensions(params, biases, weights, weights, unit)
-        super().__init__(groups, lr=lr / unit, momentum=momentum, nesterov=momentum > 0)
+        super().__init__(groups, lr=lr / unit, momentum=momentum, nesterov=momentum > 0, fused=True)
 
 
 def _groups_by_dimensions(

@@ -1,0 +1,138 @@
+"""The part of `benchmarks.gpu` that races configs/speed.yaml against the record's own program."""
+
+import importlib.util
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pytorch_lightning import Callback, Trainer
+
+from benchmarks.gpu_parts import ALIKE, GRAPHS, Part, Settings, summary, train_and_test
+from benchmarks.measure import NoiseDataModule
+from cifar_lit.classifier import Classifier
+from cifar_lit.data import ImageDataModule, ImageFolderDataModule
+
+# airbench94_muon's own batches and epochs, and its rates, for batches of 500 in the recipe, for those of 2,000.
+AS_AIRBENCH = (
+    *("--trainer.max_epochs=8", "--data.batch_size=2000", GRAPHS, *ALIKE),
+    *("--model.optimizer.lr=0.24", "--model.optimizer.head_lr=1.656", "--model.optimizer.bias_lr=106"),
+    "--model.optimizer.weight_decay=0.004",
+)
+Run = Callable[[int], dict[str, float]]
+
+
+class SameNetwork(Callback):
+    """Trains every model of this process in the network of the first, which has been compiled and stays on its device.
+
+    Its weights are set to the new model's. That is what airbench does from run to run, outside its clock.
+    """
+
+    kept: ClassVar[tuple[Any, Any] | None] = None
+
+    def setup(self, trainer: Trainer, pl_module: Classifier, stage: str) -> None:  # type: ignore[override]
+        """Changes networks."""
+        if stage != "fit":
+            return
+        if SameNetwork.kept is not None:
+            network, compiled = SameNetwork.kept
+            network.load_state_dict(pl_module.net.state_dict())
+            network.zero_grad()
+            pl_module.net, pl_module._compiled = network, compiled
+        SameNetwork.kept = pl_module.net, pl_module._compiled
+        # Lightning takes a model off its device behind every run: CUDA graphs would have to be recorded again.
+        pl_module.cpu = lambda: pl_module  # type: ignore[method-assign]
+
+
+def write_for_airbench(data: ImageDataModule, folder: Path) -> None:
+    """Writes the images as the files that airbench makes of torchvision's CIFAR10."""
+    data.prepare_data()
+    folder.mkdir()
+    for split in ("train", "test"):
+        images = data.load(split)
+        # It whitens by the first images, and a folder's come class by class.
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        tensors = {"images": torch.from_numpy(images.pixels)[order], "labels": torch.from_numpy(images.labels)[order]}
+        torch.save({**tensors, "classes": list(data.class_names)}, folder / f"{split}.pt")
+
+
+@contextmanager
+def airbench(program: Path, data: ImageDataModule) -> Iterator[Run]:
+    """Loads airbench94_muon.py, and lets it compile and warm up as it does when it is started.
+
+    Args:
+        program: The file, unchanged.
+        data: The images that it is to train on and to test with.
+
+    Yields:
+        Does a run of its ``main`` and gives its own seconds and its accuracies in percent.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_for_airbench(data, Path(folder, "cifar10"))
+        spec = importlib.util.spec_from_file_location("airbench", program.resolve())
+        assert spec is not None
+        assert spec.loader is not None
+        theirs: Any = importlib.util.module_from_spec(spec)
+        # It reads its own text from where it was started, and its images from the folder that it was started in.
+        arguments, sys.argv = sys.argv, [str(program.resolve())]
+        try:
+            spec.loader.exec_module(theirs)
+        finally:
+            sys.argv = arguments
+        found: dict[str, Any] = {}
+        theirs.print_training_details = lambda variables, is_final_entry: found.update(variables)
+        network = theirs.CifarNet().cuda().to(memory_format=torch.channels_last)
+        network.compile(mode="max-autotune")
+
+        def race(run: int | str) -> dict[str, float]:
+            with chdir(folder):
+                accuracy = theirs.main(run, network)
+            return {
+                "seconds": found["time_seconds"],
+                "accuracy": 100 * found["val_acc"],
+                "accuracy_with_views": 100 * accuracy,
+            }
+
+        race("warmup")
+        yield race
+
+
+def of_race(given: Settings, share: int) -> Part:
+    """Both over seeds, in turn, each after a run that warms up; without airbench, ours alone."""
+    # What makes it tiny goes before.
+    options = [*AS_AIRBENCH, *given.sizes.every, *given.sizes.whole]
+    options.append("--trainer.callbacks+=benchmarks.gpu_speed.SameNetwork")
+
+    def ours(seed: int) -> dict[str, float]:
+        return train_and_test(given, "speed", seed, *options)
+
+    SameNetwork.kept = None
+    ours(given.seeds)
+    if given.airbench is None:
+        yield from _alternate({"speed": ours}, given.seeds)
+        return
+    data = ImageFolderDataModule(given.data_root) if given.data_root else NoiseDataModule(given.sizes.images)
+    try:
+        with airbench(given.airbench, data) as theirs:
+            yield from _alternate({"airbench": theirs, "speed": ours}, given.seeds)
+    except Exception as error:  # Whatever it is, ours is worth measuring.
+        failure = {"airbench_error": repr(error)[-2000:]}
+        yield from (failure | figures for figures in _alternate({"speed": ours}, given.seeds))
+
+
+def _alternate(contenders: dict[str, Run], seeds: int) -> Part:
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for seed in range(seeds):
+        for name, contender in contenders.items():
+            runs[name].append(contender(seed))
+            print(name, runs[name][-1], flush=True)
+        figures: dict[str, Any] = {
+            name: summary(**{figure: [run[figure] for run in own] for figure in own[0]}) for name, own in runs.items()
+        }
+        if len(contenders) > 1:
+            ours, theirs = (figures[name]["median_seconds"] for name in ("speed", "airbench"))
+            figures["speed_over_airbench"] = round(ours / theirs, 3)
+        yield figures
