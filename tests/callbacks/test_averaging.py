@@ -364,6 +364,39 @@ def test_one_callback_serves_one_run_after_another(whole: Run) -> None:
     assert equal(fit(callback), whole.left)
 
 
+@pytest.mark.parametrize("average", AVERAGES, ids=["ema", "lookahead"])
+def test_a_compiled_network_is_validated_with_the_average(average: Average) -> None:
+    model, watch = built(), Watch()
+    model._compiled = torch.compile(model.net.forward, backend="aot_eager")
+    trainer = trainer_for(average(), watch)
+    trainer.fit(model, Noise())
+    losses = []
+    for weights in (copy(model), watch.steps[STEPS]):
+        plain = TinyNet()
+        plain.load_state_dict(weights)
+        losses.append(trainer_for().validate(plain, Noise(), verbose=False)[0]["val/loss"])
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(losses[0], rel=1e-6)
+    assert abs(losses[1] / losses[0] - 1) > 1e-4
+
+
+@pytest.mark.parametrize("average", AVERAGES, ids=["ema", "lookahead"])
+def test_averages_stay_on_their_device_and_wait_for_nothing(average: Average) -> None:
+    """This device has no numbers: whatever read one would fail."""
+    callback = average()
+    callback._weights = {
+        "weight": torch.empty(3, device="meta"),
+        "half": torch.empty(3, dtype=torch.half, device="meta"),
+    }
+    callback._average, callback._total_steps = callback._copies(), STEPS
+    if isinstance(callback, EMA):
+        callback._share = 0.5
+    for step in (5, 10):
+        callback._update(step)
+        callback._show_average()
+        callback._show_live()
+    assert {(mean.device.type, mean.dtype) for mean in callback._average.values()} == {("meta", torch.float32)}
+
+
 def test_weights_stay_the_tensors_they_were(whole: Run) -> None:
     model = built()
     before = {name: weight.data_ptr() for name, weight in model.state_dict().items()}

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from cifar_lit.callbacks.provenance import Provenance
@@ -52,14 +52,14 @@ class Run(NamedTuple):
         return Trainer(accelerator="cpu", enable_model_summary=False, **{**quiet, **kwargs})
 
 
-def train(folder: Path) -> Run:
-    """Trains two epochs, and leaves in the folder what a run of the command line leaves."""
+def train(folder: Path, *further: Callback) -> Run:
+    """Trains two epochs, with further callbacks, and leaves in the folder what a run of the command line leaves."""
     logger = CurvesLogger(str(folder), name="tiny", version="version_0")
     here = Path(logger.log_dir)
     keeper = ModelCheckpoint(here / "checkpoints", filename="last")
     run = Run(here, here / "checkpoints" / "last.ckpt", Colours)
     torch.manual_seed(0)
-    callbacks = [keeper, Provenance("")]
+    callbacks = [*further, keeper, Provenance("")]
     trainer = run.trainer(max_epochs=2, logger=logger, callbacks=callbacks, enable_checkpointing=True)
     trainer.fit(run.model(), Colours(seed=1))
     (here / "config.yaml").touch()

@@ -12,6 +12,7 @@ import torch
 from colour_run import Run, train
 from torch import nn
 
+from cifar_lit.callbacks.averaging import EMA
 from cifar_lit.classifier import Classifier
 from cifar_lit.commands import export as module
 from cifar_lit.commands.export import PixelClassifier, export
@@ -75,6 +76,24 @@ def test_files_agree_with_the_checkpoint_and_describe_themselves(
     extra = {"model.json": ""}
     torch.export.load(out / "model.pt2", extra_files=extra)
     assert json.loads(extra["model.json"]) == description
+
+
+def test_what_is_exported_is_the_average(tmp_path: Path) -> None:
+    run = train(tmp_path, EMA(half_life=0.5, start=0.0))
+    export(run.model(), run.data(), run.checkpoint, tmp_path / "out")
+    checkpoint = torch.load(run.checkpoint, weights_only=True)
+    pixels = run.data().load("test").pixels
+    images = (torch.from_numpy(pixels).permute(0, 3, 1, 2) - checkpoint["Colours"]["mean"]) / checkpoint["Colours"][
+        "std"
+    ]
+    model, expected = run.model().eval(), []
+    for weights in (checkpoint["state_dict"], checkpoint["callbacks"]["EMA"]["live"]):
+        model.load_state_dict(weights, strict=False)
+        with torch.no_grad():
+            expected.append(model(images).numpy())
+    assert np.abs(expected[0] - expected[1]).max() > 0.01
+    np.testing.assert_allclose(run_onnx(tmp_path / "out" / "model.onnx", pixels), expected[0], atol=1e-4)
+    np.testing.assert_allclose(run_torch(tmp_path / "out" / "model.pt2", pixels), expected[0], atol=1e-4)
 
 
 @pytest.mark.slow
