@@ -8,6 +8,7 @@ Tries are added to ``results/tuning-<recipe>.json``; one that is there, at the s
 recipe, is not run again.
 """
 
+import argparse
 import json
 import os
 import shlex
@@ -58,7 +59,8 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     options.add_argument("--epochs", type=int, default=10)
     options.add_argument("--at_once", type=int, default=1, help="tries that share the cores")
-    options.add_argument("--options", nargs="+", required=True, help="one string a try")
+    # The rest of the line: argparse would take a string that begins with -- for an option of its own.
+    options.add_argument("--options", nargs=argparse.REMAINDER, required=True, help="one string a try, at the end")
     given = options.parse_args(args)
     hush_libraries()
     # Two runs of one thread each get more done than one of two.

@@ -68,6 +68,16 @@ def test_tries_are_judged_by_held_out_images_and_not_repeated(tmp_path: Path) ->
     assert tries[0]["val_loss"] != tries[1]["val_loss"]
 
 
+def test_a_try_may_be_one_option_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def attempt(recipe: str, options: str, epochs: int, data_root: str | None) -> dict[str, Any]:
+        return {"options": options}
+
+    monkeypatch.setattr(tuning, "attempt", attempt)
+    tuning.main(["quickstart", f"--output={tmp_path}", "--options", "", "--model.tta=none"])
+    tries = json.loads((tmp_path / "tuning-quickstart.json").read_text())["tries"]
+    assert [one["options"] for one in tries] == ["", "--model.tta=none"]
+
+
 def result(recipe: str, **figures: Any) -> dict[str, Any]:
     machine = {"threads": 2, "gpu": None}
     return {"recipe": recipe, "options": [], "data": "jpeg", "machine": machine, "fit_seconds": 1830.0, **figures}
