@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_lit.errors import UserError
-from cifar_lit.optimizers import NesterovSGD
+from cifar_lit.optimizers import NesterovSGD, begin_momentum
 from cifar_lit.ranks import several_ranks, share_of_ranks
 from cifar_lit.resuming import ResumableModule
 from cifar_lit.schedules import Plateau, takes_the_number_of_steps
@@ -223,6 +223,7 @@ class Classifier(ResumableModule):
     def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
         """As this run's settings make them."""
         optimizer = self.optimizer(self.parameter_groups())
+        begin_momentum(optimizer)
         if self.schedule is None:
             return optimizer, None
         steps = self.trainer.estimated_stepping_batches

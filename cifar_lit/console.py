@@ -71,8 +71,10 @@ def exit_with(error: BaseException) -> NoReturn:
     with suppress(OSError, ValueError, AttributeError):  # Output that is no file; Windows has no poll.
         fd = sys.stdout.fileno()
         poll = select.poll()
-        poll.register(fd, 0)
-        if isinstance(error, BrokenPipeError) and any(event & select.POLLERR for _, event in poll.poll(0)):
+        poll.register(fd, select.POLLOUT)
+        # Linux says the one of a pipe and the other of a socket, macOS the other of both.
+        gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+        if gone and isinstance(error, BrokenPipeError):
             # Python writes at its end what is left, and would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
             sys.exit(128 + signal.SIGPIPE)

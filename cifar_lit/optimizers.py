@@ -16,8 +16,6 @@ from cifar_lit.precision import choose_precision
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/: so steep at 0 that few steps lift small singular
 # values, for which they end near 1 and not at it.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-# Where torch updates all parameters in one kernel.
-FUSED_ON = ("cpu", "cuda", "mps")
 # Keeps what is all zeros from being divided by zero.
 EPSILON = 1e-7
 
@@ -46,6 +44,17 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
 @cache
 def _fast_dtype(device_type: str) -> torch.dtype:
     return torch.bfloat16 if choose_precision(device_type)[0] == "bf16-mixed" else torch.float32
+
+
+def begin_momentum(optimizer: Optimizer) -> None:
+    """Gives torch's fused SGD a momentum of zeros before its first step, which then does the same; others are left.
+
+    Its own is what memory held, if gradients overflow in that step, and no parameter may get a first gradient later.
+    """
+    for group in optimizer.param_groups if isinstance(optimizer, SGD) else ():
+        if group["fused"] and group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 class NesterovSGD(SGD):
@@ -145,7 +154,7 @@ class MuonSGD(Optimizer):
             parameters,
             [parameter.grad for parameter in parameters if parameter.grad is not None],
             [*self._momentum_buffers(parameters)],
-            fused=all(parameter.device.type in FUSED_ON for parameter in parameters),
+            fused=all(parameter.device.type in ("cpu", "cuda", "mps") for parameter in parameters) or None,
             weight_decay=group["weight_decay"],
             momentum=group["momentum"],
             lr=group["lr"],

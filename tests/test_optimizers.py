@@ -1,6 +1,7 @@
 """Muon and its neighbours against what they say they compute, worked out another way in float64."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cifar_lit.classifier import OptimizerCallable
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.models import ResNetV1, SpeedNet
-from cifar_lit.optimizers import DecoupledSGD, MuonSGD, orthogonalize
+from cifar_lit.optimizers import DecoupledSGD, MuonSGD, NesterovSGD, begin_momentum, orthogonalize
 from cifar_lit.schedules import Triangular
 
 
@@ -326,3 +327,43 @@ def test_named_in_yaml_without_their_module() -> None:
 def test_settings_out_of_range(build: Any, settings: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build([nn.Parameter(seeded(3, 5))], **settings)
+
+
+@pytest.mark.parametrize("kind", [NesterovSGD, DecoupledSGD, partial(SGD, lr=0.1, momentum=0.9, fused=True)])
+def test_a_skipped_first_step_leaves_momentum_at_nothing(kind: Callable[..., Optimizer]) -> None:
+    """As GradScaler skips it where gradients in 16 bits overflow."""
+    parameter = nn.Parameter(torch.ones(4096))
+    optimizer = kind([parameter])
+    begin_momentum(optimizer)
+    parameter.grad = torch.full_like(parameter, torch.inf)
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(1.0)  # type: ignore[attr-defined]
+    optimizer.step()
+    assert torch.equal(parameter, torch.ones(4096))
+    assert not optimizer.state[parameter]["momentum_buffer"].any()
+
+
+@pytest.mark.parametrize("kind", [NesterovSGD, DecoupledSGD])
+def test_a_first_gradient_may_come_later_than_others(kind: Callable[..., Optimizer]) -> None:
+    parameters = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = kind(parameters)
+    begin_momentum(optimizer)
+    for late in (False, True):
+        for parameter in parameters[: 1 + late]:
+            parameter.grad = torch.ones(3)
+        optimizer.step()
+    assert all((parameter < 1).all() for parameter in parameters)
+
+
+def test_momentum_that_begins_with_zeros_changes_no_bit() -> None:
+    ends = []
+    for begin in (False, True):
+        torch.manual_seed(0)
+        parameter = nn.Parameter(torch.randn(1000))
+        optimizer = NesterovSGD([parameter])
+        if begin:
+            begin_momentum(optimizer)
+        for _ in range(5):
+            parameter.grad = torch.randn(1000)
+            optimizer.step()
+        ends.append(parameter.detach())
+    assert torch.equal(*ends)
