@@ -286,7 +286,9 @@ def print_training_details(variables, is_final_entry):
     raise AssertionError
 
 def main(run, model):
-    assert len(torch.load("cifar10/train.pt")["images"]) == 20
+    train, test = (torch.load(f"cifar10/{split}.pt") for split in ("train", "test"))
+    assert train["images"].dtype == torch.uint8 and train["images"].shape == (20, 32, 32, 3)
+    assert train["labels"].dtype == torch.int64 and len(test["labels"]) == 4 and len(train["classes"]) == 10
     assert model.runs == ["warmup", 0, 1][: len(model.runs)]
     model.runs.append(run)
     val_acc, time_seconds = 0.93, 2.0 + len(model.runs) / 10
