@@ -1,0 +1,83 @@
+"""Imports Lightning without what comes along only in case of need, for a command that has to answer at once.
+
+Lightning imports torchmetrics, which imports torchvision for its image metrics. Between them they import torch's
+compiler, to keep it off a few methods and to ask whether something is compiled, and scipy.signal, to give one of its
+functions a second name. Nearly half of the time goes there. What needs either later gets the real one; a process that
+may compile a model should import it to begin with.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+
+class OptimizedModule:
+    """In the place of the class of compiled modules, of which there is none where nothing was compiled."""
+
+
+def is_compile_supported(device_type: Any) -> bool:
+    """The function of this name, which is imported when it is called."""
+    supported: bool = _real("torch._dynamo.utils").is_compile_supported(device_type)
+    return supported
+
+
+def disable(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    """Keeps the compiler off a function, as all of them are where nothing is compiled."""
+    return function
+
+
+# What is asked of each while Lightning is imported. Whoever asks for anything else gets the real module.
+SPARED: dict[str, dict[str, Any]] = {
+    "torch._dynamo": {"OptimizedModule": OptimizedModule, "disable": disable},
+    "torch._dynamo.utils": {"is_compile_supported": is_compile_supported},
+    # Looked for by torchmetrics, which adds it where it is missing.
+    "scipy.signal": {"hamming": None},
+}
+
+
+class _StandIn(ModuleType):
+    """Has a few attributes of a module; any other imports it."""
+
+    def __init__(self, name: str, attributes: Mapping[str, Any]) -> None:
+        super().__init__(name)
+        self.__dict__.update(attributes)
+        spec = find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            # Of a package, by which its modules are found.
+            self.__path__ = spec.submodule_search_locations
+
+    def __getattr__(self, attribute: str) -> Any:
+        # Python asks for some of these, and does without them.
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return getattr(_real(self.__name__), attribute)
+
+
+def _real(module: str) -> ModuleType:
+    """The module itself, and not what stands in for it."""
+    # Of a package and its modules all or none: they import each other.
+    package, _, _ = module.partition(".")
+    _remove([name for name in SPARED if name.partition(".")[0] == package])
+    return importlib.import_module(module)
+
+
+def _remove(names: Iterable[str]) -> None:
+    for name in names:
+        if isinstance(sys.modules.get(name), _StandIn):
+            del sys.modules[name]
+
+
+@contextmanager
+def spared() -> Iterator[None]:
+    """While it lasts, importing the modules of `SPARED` costs nothing; those imported before stay as they are."""
+    try:
+        for name, attributes in SPARED.items():
+            if name not in sys.modules:
+                sys.modules[name] = _StandIn(name, attributes)
+        yield
+    finally:
+        _remove(SPARED)

@@ -1,0 +1,71 @@
+"""`summary` does without torch's compiler and scipy.signal, and whoever needs them gets the real ones."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from cifar_lit.spared_imports import SPARED
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def run(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *options], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_summary_imports_neither(tmp_path: Path) -> None:
+    done = run("-X", "importtime", "-m", "cifar_lit", "summary", f"--config={CONFIGS / 'resnet20.yaml'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "272,282" in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"torch", "torchvision.ops", "torchmetrics.metric", "pytorch_lightning"} <= imported
+    assert not imported & SPARED.keys()
+
+
+NEEDS_THEM = """
+import sys
+from cifar_lit.spared_imports import SPARED, spared
+
+with spared():
+    import cifar_lit.cli
+    import scipy.signal, torch, torchvision
+    assert all(type(sys.modules[name]).__name__ == "_StandIn" for name in SPARED)
+    {inside}
+    assert scipy.signal.butter(1, 0.5)[0].shape == (2,)
+{outside}
+assert sys.modules["torch._dynamo"].__file__ and sys.modules["scipy.signal"].__file__
+assert torch._dynamo is sys.modules["torch._dynamo"]
+print("real")
+"""
+COMPILES = (
+    "compiled = torch.compile(lambda x: x + 1, backend='eager'); assert compiled(torch.ones(2)).tolist() == [2, 2]"
+)
+ROI = "assert torchvision.ops.roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0., 0, 2, 2]])], 2).sum() == 4"
+OPTIMIZED = (
+    "from torch._dynamo import OptimizedModule; "
+    "assert isinstance(torch.compile(torch.nn.ReLU(), backend='eager'), OptimizedModule)"
+)
+
+
+def test_who_compiles_meanwhile_gets_the_compiler(tmp_path: Path) -> None:
+    done = run("-c", NEEDS_THEM.format(inside=COMPILES, outside=OPTIMIZED), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "real\n"), done.stderr
+
+
+def test_who_needs_them_afterwards_gets_them(tmp_path: Path) -> None:
+    outside = f"{ROI}; {COMPILES}; {OPTIMIZED}; from torch._dynamo.utils import is_compile_supported"
+    done = run("-c", NEEDS_THEM.format(inside="pass", outside=outside), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "real\n"), done.stderr
+
+
+def test_what_is_imported_already_stays(tmp_path: Path) -> None:
+    script = (
+        "import sys, scipy.signal, torch._dynamo\n"
+        "from cifar_lit.spared_imports import SPARED, spared\n"
+        "before = [sys.modules[name] for name in SPARED]\n"
+        "with spared():\n"
+        "    assert [sys.modules[name] for name in SPARED] == before\n"
+        "assert [sys.modules[name] for name in SPARED] == before\n"
+    )
+    done = run("-c", script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
