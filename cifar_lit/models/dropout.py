@@ -13,14 +13,16 @@ ELEMENTS_PER_DRAW = 4
 class _Mask(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, keep: Tensor, scale: float) -> Tensor:
+        # Of the type of what it multiplies, or both passes would convert it; in place, for a pass over memory less.
+        keep = keep.to(x.dtype)
         ctx.save_for_backward(keep)
         ctx.scale = scale
-        return x * keep * scale
+        return (x * keep).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
-        return grads[0] * keep * ctx.scale, None, None
+        return (grads[0] * keep).mul_(ctx.scale), None, None
 
 
 class Dropout(nn.Dropout):
