@@ -169,12 +169,12 @@ class ImageDataModule(LightningDataModule):
     def _on_device(self) -> bool:
         """Whether the device executor makes the batches; says so in a line where that was left open."""
         if self.executor != "auto":
+            if self.executor == "device" and self.num_workers:
+                say("num_workers is not used: the device executor prepares batches in this process")
             return self.executor == "device"
+        reason = unsupported(self.transforms, (self.image_size, self.image_size)) if self.transforms else None
         if self.num_workers is not None:
-            reason: str | None = "num_workers is given."
-        else:
-            size = self.image_size
-            reason = unsupported(self.transforms, (size, size)) if self.transforms else None
+            reason = "num_workers is given."
         if reason is not None:
             say(f"Batches from workers: {reason}")
             return False

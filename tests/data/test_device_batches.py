@@ -49,6 +49,12 @@ def test_a_choice_is_kept_without_a_word(executor: str, expected: type, capsys: 
     assert maker(capsys, transforms=FLIP, executor=executor) == (expected, "")
 
 
+def test_the_device_says_that_it_uses_no_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    kind, said = maker(capsys, transforms=FLIP, executor="device", num_workers=2)
+    assert kind is DeviceBatches
+    assert said == "num_workers is not used: the device executor prepares batches in this process"
+
+
 def test_the_device_refuses_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"cannot run GaussianBlur.*executor: workers"):
         maker(capsys, transforms=[A.GaussianBlur()], executor="device")
