@@ -6,6 +6,7 @@ import re
 import select
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from cifar_lit.errors import UserError
 TRACEBACK_VARIABLE = "CIFAR_LIT_TRACEBACK"
 # Gloo's words and NCCL's.
 RANK_LOST = re.compile(r"Connection (closed|reset) by|Connection was likely closed|remote process exited|Broken pipe")
+# How long a further process waits for the first one to say what is wrong.
+FIRST_RANK_SECONDS = 20.0
 # Characters of a library's message that are shown.
 MESSAGE_LIMIT = 400
 
@@ -78,7 +81,26 @@ def exit_with(error: BaseException) -> NoReturn:
             # Python writes at its end what is left, and would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
             sys.exit(128 + signal.SIGPIPE)
+    if any(isinstance(link, UserError) for link in _chain(error)) and said_by_first_rank():
+        sys.exit(1)
     sys.exit(one_line(error))
+
+
+def said_by_first_rank() -> bool:
+    """Whether this is a further process of a run whose first one has ended: what is wrong is wrong in all of them.
+
+    It waits for that. Where the first goes on, the error is of this one alone, and has to be said here.
+    """
+    parent = os.getppid()
+    until = time.monotonic() + FIRST_RANK_SECONDS
+    while rank_zero_only.rank:
+        # Lightning's first process starts the others; torchrun starts all, and ends them when one has failed.
+        if os.getppid() != parent:
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return False
 
 
 def one_line(error: BaseException) -> str:
