@@ -48,7 +48,8 @@ class Curves(Callback):
         # The loss that was last asked for, until it is logged, and its step.
         self._loss: tuple[OnHost, int] | None = None
         self._images = 0
-        self._started = self._ended = _Moment()
+        self._started = _Moment()
+        self._ended: _Moment | None = None
         self._epoch_ends = False
         #: Of the last finished training epoch, over all devices; None before.
         self.images_per_second: float | None = None
@@ -59,7 +60,7 @@ class Curves(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
-        self._images, self._started = 0, _Moment(pl_module.device)
+        self._images, self._started, self._ended = 0, _Moment(pl_module.device), None
         self._epoch_ends = False
 
     def on_train_batch_end(
@@ -67,7 +68,7 @@ class Curves(Callback):
     ) -> None:
         """Counts images, logs now and then, and stops the clock behind the epoch's last batch."""
         self._images += len(batch[0])
-        if trainer.is_last_batch:
+        if trainer.is_last_batch or trainer.global_step == trainer.max_steps:
             # Here and not at the epoch's end: validation runs in between.
             self._ended = _Moment(pl_module.device)
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -79,11 +80,18 @@ class Curves(Callback):
             self._log(trainer, {"train/step_loss": number.value}, step)
             self._loss = None
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of an epoch that something ended before its last batch."""
+        if trainer.should_stop and self._ended is None:
+            self._ended = _Moment(pl_module.device)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the throughput."""
         self._epoch_ends = True
         if self._images:
-            self.images_per_second = self._images * trainer.world_size / self._ended.since(self._started)
+            # Stopped without a validation, it has come straight from the last batch.
+            ended = self._ended or _Moment(pl_module.device)
+            self.images_per_second = self._images * trainer.world_size / ended.since(self._started)
             self._log(trainer, {"run/images_per_second": self.images_per_second}, trainer.global_step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

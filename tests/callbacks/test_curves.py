@@ -1,0 +1,65 @@
+"""The throughput of an epoch is that of its steps, however the epoch ends."""
+
+import time
+from typing import Any
+
+import pytest
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from cifar_lit.callbacks.curves import Curves
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.models import DepthwiseNet
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
+STEP, VALIDATION = 0.05, 1.0
+
+
+class Slow(Callback):
+    """Steps and validation of known length; and an end behind a step, where one is given."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.stop_at = stop_at
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        time.sleep(STEP)
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.stop_at
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        time.sleep(VALIDATION)
+
+
+class Speeds(Callback):
+    def __init__(self, curves: Curves) -> None:
+        self.curves, self.found = curves, list[float]()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self.curves.images_per_second is not None
+        self.found.append(self.curves.images_per_second)
+
+
+@pytest.mark.parametrize(
+    ("settings", "stop_at", "epochs"),
+    [({"max_epochs": 2}, None, 2), ({"max_steps": 6}, None, 2), ({"max_epochs": 3, "min_epochs": 0}, 6, 2)],
+    ids=["to its end", "max_steps within it", "stopped within it"],
+)
+def test_images_a_second(settings: dict[str, Any], stop_at: int | None, epochs: int) -> None:
+    curves = Curves()
+    speeds = Speeds(curves)
+    trainer = Trainer(
+        **settings,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+        limit_train_batches=4,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        callbacks=[curves, speeds, Slow(stop_at)],
+    )
+    trainer.fit(DepthwiseNet(widths=[[4]], dropout=[0.0]), datamodule=DigitsDataModule(batch_size=20))
+    assert len(speeds.found) == epochs
+    for speed in speeds.found:
+        # Never faster than its steps take, and not as slow as with validation among them.
+        assert 20 / (STEP + VALIDATION / 4) < speed < 20 / STEP
