@@ -90,6 +90,8 @@ class Classifier(ResumableModule):
         self.val_scores = Scores(num_classes)
         self.test_scores = Scores(num_classes)
         self.tta_scores = Scores(num_classes) if tta != "none" else None
+        # Of images, logits and the labels' loss makes the loss to train on: see `Distillation`.
+        self.taught: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     @property
     def cam_layer(self) -> nn.Module:
@@ -127,6 +129,8 @@ class Classifier(ResumableModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        if self.taught is not None:
+            loss = self.taught(images, logits, loss)
         penalty: Tensor | float = 0.0
         if self.l1_penalty:
             penalty = self.l1_penalty * sum(parameter.abs().sum() for parameter in self.net.parameters())

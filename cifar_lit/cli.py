@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 # Imported so that YAML and the command line can name what they hold without its module.
-import cifar_lit.callbacks.averaging
+import cifar_lit.callbacks
 import cifar_lit.data
 import cifar_lit.models
 import cifar_lit.optimizers

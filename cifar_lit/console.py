@@ -93,7 +93,8 @@ def said_by_first_rank() -> bool:
     """
     parent = os.getppid()
     until = time.monotonic() + FIRST_RANK_SECONDS
-    while rank_zero_only.rank:
+    # Lightning sets it as soon as it knows.
+    while getattr(rank_zero_only, "rank", 0):
         # Lightning's first process starts the others; torchrun starts all, and ends them when one has failed.
         if os.getppid() != parent:
             return True

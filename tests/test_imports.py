@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "models": {"classifier", *FOUNDATIONS},
     "data": FOUNDATIONS,
     "explain": {"errors"},
-    "callbacks": {"explain", "logger", *FOUNDATIONS},
+    "callbacks": {"classifier", "explain", "logger", *FOUNDATIONS},
     "commands": {"explain", *FOUNDATIONS},
     "trainer": {"commands", "data", *FOUNDATIONS},
     "checkpoint_io": {"errors"},

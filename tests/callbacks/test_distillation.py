@@ -1,0 +1,235 @@
+"""A teacher's answers enter the loss as stated, and nothing else of a run changes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from pytorch_lightning import LightningModule, Trainer, seed_everything
+from torch import Tensor
+
+from cifar_lit.callbacks.distillation import Distillation
+from cifar_lit.cli import main
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.errors import UserError
+from cifar_lit.models import DepthwiseNet
+
+SMALL: dict[str, Any] = {"widths": [[8], [8]], "dropout": [0.0, 0.0], "num_classes": 10}
+PUPIL = ["--model=DepthwiseNet", "--model.widths=[[8],[8]]", "--model.dropout=[0.1,0]"]
+RUN = ["--data=DigitsDataModule", "--trainer.accelerator=cpu", "--trainer.limit_train_batches=4"]
+RUN += ["--trainer.limit_val_batches=1", "--gradcam.every_n_epochs=0", "--misclassified.every_n_epochs=0"]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:(?s).*[dD]ir(path|ectory)"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec"),
+]
+
+
+def a_teacher(path: Path, seed: int = 0, data: Mapping[str, Any] | None = None, **settings: Any) -> str:
+    """Writes a checkpoint as `fit` does."""
+    torch.manual_seed(seed)
+    settings = {**SMALL, **settings}
+    model = DepthwiseNet(**settings)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    content = {
+        "hyper_parameters": {"_class_path": "cifar_lit.models.DepthwiseNet", **settings, "compile_mode": "none"},
+        "datamodule_hyper_parameters": {"normalize": "channel", "val_size": 0.1, "split_seed": 0, **(data or {})},
+        "state_dict": model.state_dict(),
+    }
+    torch.save(content, path)
+    return str(path)
+
+
+def started(callback: Distillation, pupil: LightningModule | None = None) -> Distillation:
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    pupil = DepthwiseNet(**SMALL) if pupil is None else pupil
+    trainer.datamodule = DigitsDataModule()  # type: ignore[attr-defined]
+    callback.setup(trainer, pupil, "fit")
+    callback.on_fit_start(trainer, pupil)
+    return callback
+
+
+def weights_of(run: Path) -> dict[str, Tensor]:
+    (path,) = run.rglob("last*.ckpt")
+    state: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def fit(root: Path, *options: str, epochs: int = 2) -> dict[str, Tensor]:
+    main(["fit", *PUPIL, *RUN, f"--trainer.default_root_dir={root}", f"--trainer.max_epochs={epochs}", *options])
+    return weights_of(root)
+
+
+def with_teacher(path: str, **settings: float) -> list[str]:
+    options = ["--trainer.callbacks+=Distillation", f"--trainer.callbacks.teacher={path}"]
+    return options + [f"--trainer.callbacks.{name}={value}" for name, value in settings.items()]
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(0.9, 4.0), (0.3, 1.0), (1.0, 2.0)])
+def test_the_loss_is_the_published_one(weight: float, temperature: float, tmp_path: Path) -> None:
+    path = a_teacher(tmp_path / "teacher.ckpt", seed=1)
+    callback = started(Distillation(path, weight, temperature))
+    teacher = DepthwiseNet(**SMALL)
+    teacher.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    images, logits = torch.randn(5, 3, 32, 32), torch.randn(5, 10, requires_grad=True)
+    hard = F.cross_entropy(logits, torch.arange(5))
+    with torch.no_grad():
+        soft = (teacher.eval()(images).double() / temperature).softmax(1)
+    kl = (soft * (soft.log() - (logits.double() / temperature).log_softmax(1))).sum(1).mean()
+    loss = callback.loss(images, logits, hard)
+    torch.testing.assert_close(loss, ((1 - weight) * hard.double() + weight * temperature**2 * kl).float())
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert logits.grad.abs().max() > 0
+
+
+def test_a_pupil_that_answers_alike_has_nothing_to_learn_from_the_teacher(tmp_path: Path) -> None:
+    callback = started(Distillation(path := a_teacher(tmp_path / "teacher.ckpt"), weight=1.0))
+    twin = DepthwiseNet(**SMALL).eval()
+    twin.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    images = torch.randn(7, 3, 32, 32)
+    assert callback.loss(images, twin(images), torch.tensor(9.0)).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_at_weight_zero_a_run_is_the_same_to_the_bit_and_at_another_it_is_not(tmp_path: Path) -> None:
+    path = a_teacher(tmp_path / "teacher.ckpt")
+    before = Path(path).read_bytes()
+    alone = fit(tmp_path / "alone")
+    none = fit(tmp_path / "none", *with_teacher(path, weight=0))
+    much = fit(tmp_path / "much", *with_teacher(path, weight=0.9))
+    assert alone.keys() == none.keys() == much.keys()  # the teacher is not in the checkpoint
+    assert all(torch.equal(alone[name], none[name]) for name in alone)
+    assert not all(torch.equal(alone[name], much[name]) for name in alone)
+    assert Path(path).read_bytes() == before
+
+
+def test_a_pupil_comes_near_its_teacher(tmp_path: Path) -> None:
+    seed_everything(0)
+    data = DigitsDataModule()
+    path = a_teacher(tmp_path / "teacher.ckpt", seed=3)
+    pupil = DepthwiseNet(**SMALL)
+    teacher = DepthwiseNet(**SMALL).eval()
+    teacher.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
+    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    callback = Distillation(path, weight=1.0, temperature=1.0)
+    trainer = Trainer(max_epochs=6, accelerator="cpu", limit_val_batches=0, callbacks=[callback], **settings)
+
+    def apart() -> float:
+        with torch.no_grad():
+            answers = [net.eval()(images).softmax(1) for net in (pupil, teacher)]
+        return float((answers[0] - answers[1]).abs().mean())
+
+    images = torch.randn(64, 3, 32, 32)
+    before = apart()
+    trainer.fit(pupil, datamodule=data)
+    assert apart() < before / 2
+    assert pupil.taught is None
+
+
+def test_a_resumed_run_goes_on_to_the_bit_with_its_teacher_and_with_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = a_teacher(tmp_path / "teacher.ckpt")
+    whole = fit(tmp_path / "whole", *with_teacher(path))
+    root = tmp_path / "parts"
+    fit(root, *with_teacher(path), epochs=1)
+    resumed = fit(root, *with_teacher(path), "--ckpt_path=last")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    capsys.readouterr()
+    other = a_teacher(tmp_path / "other.ckpt", seed=1)
+    with pytest.raises(SystemExit) as end:
+        fit(root, *with_teacher(other), "--ckpt_path=last", epochs=3)
+    assert f"{other} is not the teacher that this run began with" in str(end.value.code)
+
+
+def test_the_teacher_is_named_and_other_commands_do_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = a_teacher(tmp_path / "teacher.ckpt")
+    fit(tmp_path / "run", *with_teacher(path))
+    assert f"Teacher: DepthwiseNet of {path}" in capsys.readouterr().out
+    Path(path).unlink()
+    (config,) = (tmp_path / "run").rglob("config.yaml")
+    assert path in yaml.safe_dump(yaml.safe_load(config.read_text(encoding="utf-8")), width=1000)
+    main(["test", f"--trainer.default_root_dir={tmp_path / 'run'}", "--trainer.accelerator=cpu"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"weight": -0.1}, "weight is -0.1"),
+        ({"weight": 1.1}, "weight is 1.1"),
+        ({"temperature": 0}, "temperature is 0"),
+    ],
+)
+def test_arguments_out_of_range(settings: dict[str, float], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Distillation("teacher.ckpt", **settings)
+
+
+def test_a_teacher_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no teacher .*none\.ckpt"):
+        started(Distillation(str(tmp_path / "none.ckpt")))
+
+
+def test_a_teacher_of_other_classes(tmp_path: Path) -> None:
+    path = a_teacher(tmp_path / "teacher.ckpt", num_classes=7)
+    with pytest.raises(UserError, match="knows 7 classes, and the data have 10"):
+        started(Distillation(path))
+
+
+def test_a_teacher_that_saw_other_images(tmp_path: Path) -> None:
+    path = a_teacher(tmp_path / "teacher.ckpt", data={"normalize": "none"})
+    with pytest.raises(UserError, match="normalize: none, and these have channel"):
+        started(Distillation(path))
+
+
+def test_a_teacher_that_trained_on_what_is_held_out_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = DigitsDataModule().hparams
+    started(Distillation(a_teacher(tmp_path / "same.ckpt", data={"val_size": own["val_size"]})))
+    assert "flatters" not in capsys.readouterr().out
+    started(Distillation(a_teacher(tmp_path / "all.ckpt", data={"val_size": 0})))
+    assert "validation accuracy flatters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["os.System", "torch.nn.ReLU", "cifar_lit.cli.CifarCLI", None])
+def test_a_checkpoint_does_not_choose_what_is_imported(name: str | None, tmp_path: Path) -> None:
+    content = torch.load(a_teacher(tmp_path / "teacher.ckpt"), weights_only=True)
+    content["hyper_parameters"]["_class_path"] = name
+    torch.save(content, tmp_path / "teacher.ckpt")
+    with pytest.raises(UserError, match="of none of cifar_lit's architectures"):
+        started(Distillation(str(tmp_path / "teacher.ckpt")))
+
+
+def test_weights_of_another_architecture(tmp_path: Path) -> None:
+    content = torch.load(a_teacher(tmp_path / "teacher.ckpt"), weights_only=True)
+    content["hyper_parameters"]["widths"] = [[9], [8]]
+    torch.save(content, tmp_path / "teacher.ckpt")
+    with pytest.raises(UserError, match="does not fit its architecture"):
+        started(Distillation(str(tmp_path / "teacher.ckpt")))
+
+
+def test_a_module_without_the_loss(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the loss of a Classifier, which LightningModule is not"):
+        started(Distillation(a_teacher(tmp_path / "teacher.ckpt")), LightningModule())
+
+
+def test_scores_are_of_the_loss_that_was_trained_on(tmp_path: Path) -> None:
+    losses = {}
+    for weight in (0.0, 1.0):
+        seed_everything(0)
+        pupil = DepthwiseNet(**SMALL)
+        started(Distillation(a_teacher(tmp_path / "teacher.ckpt"), weight=weight), pupil)
+        batch = torch.randn(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
+        pupil.eval()
+        losses[weight] = pupil.training_step(batch, 0).item()
+        assert float(pupil.train_scores.named()["loss"].compute()) == pytest.approx(losses[weight])
+    assert not np.isclose(losses[0.0], losses[1.0])
