@@ -78,8 +78,10 @@ class Distillation(Callback):
         try:
             teacher: Classifier = getattr(importlib.import_module(module), kind)(**settings)
             teacher.load_state_dict(content["state_dict"])
-        except (AttributeError, ImportError, KeyError, RuntimeError, TypeError) as error:
-            raise UserError(f"The teacher {self.path} does not fit its architecture: {error}") from error
+        except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            # The first line: behind it torch lists every weight.
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"The teacher {self.path} does not fit its architecture: {reason}") from error
         if teacher.num_classes != pupil.num_classes:
             raise UserError(
                 f"The teacher {self.path} knows {teacher.num_classes} classes, and the data have {pupil.num_classes}: "
