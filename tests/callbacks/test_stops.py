@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,21 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]], dict[str, torch.Tensor]]:
+    """The weights in which a run ends that nobody stops, with options of its own."""
+
+    @cache
+    def run(*options: str) -> dict[str, torch.Tensor]:
+        folder = tmp_path_factory.mktemp("whole")
+        process = start(folder, *options)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        return weights(folder)
+
+    return lambda options: run(*options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "code", "executor"),
@@ -63,11 +80,14 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     ],
 )
 def test_a_signal_saves_says_how_to_go_on_and_ends_with_its_code(
-    tmp_path: Path, kind: signal.Signals, code: int, executor: list[str]
+    tmp_path: Path,
+    kind: signal.Signals,
+    code: int,
+    executor: list[str],
+    undisturbed: Callable[[list[str]], dict[str, torch.Tensor]],
 ) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    for folder in (whole, stopped):
-        folder.mkdir()
+    stopped = tmp_path / "stopped"
+    stopped.mkdir()
     process = start(stopped, *executor)
     wait_for_epoch(process, 1)
     time.sleep(0.2)
@@ -83,10 +103,7 @@ def test_a_signal_saves_says_how_to_go_on_and_ends_with_its_code(
     _, err = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, err
     assert len(list(stopped.rglob("last.ckpt"))) == 1, "it goes on in its own folder"
-    process = start(whole, *executor)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    expected, found = weights(whole), weights(stopped)
+    expected, found = undisturbed(executor), weights(stopped)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
