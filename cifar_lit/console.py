@@ -91,15 +91,15 @@ def said_by_first_rank() -> bool:
 
     It waits for that. Where the first goes on, the error is of this one alone, and has to be said here.
     """
+    # Lightning sets it as soon as it knows.
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        return False
+    # Lightning's first process starts the others; torchrun starts all, and ends them when one has failed.
     parent = os.getppid()
     until = time.monotonic() + FIRST_RANK_SECONDS
-    # Lightning sets it as soon as it knows.
-    while getattr(rank_zero_only, "rank", 0):
-        # Lightning's first process starts the others; torchrun starts all, and ends them when one has failed.
+    while time.monotonic() < until:
         if os.getppid() != parent:
             return True
-        if time.monotonic() > until:
-            return False
         time.sleep(0.1)
     return False
 

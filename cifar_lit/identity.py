@@ -25,6 +25,12 @@ def git_commit(folder: Path) -> str | None:
         return None
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(images: Any) -> str:
     """SHA-256 of images, with ``pixels`` uint8 (N, H, W, 3) and ``labels`` int64 (N,): equal data, equal figure."""
     digest = hashlib.sha256(repr(images.pixels.shape).encode())

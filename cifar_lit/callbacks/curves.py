@@ -68,9 +68,8 @@ class Curves(Callback):
     ) -> None:
         """Counts images, logs now and then, and stops the clock behind the epoch's last batch."""
         self._images += len(batch[0])
-        if trainer.is_last_batch or trainer.global_step == trainer.max_steps:
-            # Here and not at the epoch's end: validation runs in between.
-            self._ended = _Moment(pl_module.device)
+        # Here and not at the epoch's end: validation runs in between.
+        self._ended = _Moment(pl_module.device) if trainer.is_last_batch else None
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log(trainer, {"run/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
             if self.step_loss and isinstance(outputs, dict) and "loss" in outputs:
@@ -81,9 +80,8 @@ class Curves(Callback):
             self._loss = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock of an epoch that something ended before its last batch."""
-        if trainer.should_stop and self._ended is None:
-            self._ended = _Moment(pl_module.device)
+        """Stops the clock of an epoch that ends before its last batch; if it does not, the next batch takes it back."""
+        self._ended = self._ended or _Moment(pl_module.device)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the throughput."""

@@ -1,6 +1,5 @@
 """Knowledge distillation: a network learns from the answers of a trained one beside the labels."""
 
-import hashlib
 import importlib
 import re
 from pathlib import Path
@@ -14,13 +13,11 @@ from torch import Tensor
 from cifar_lit.classifier import Classifier
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
+from cifar_lit.identity import sha256_of
 from cifar_lit.runs import load_checkpoint
 
 # A checkpoint chooses among these alone: to name anything else would import it, and so execute what is in it.
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
-# Of the data, where teacher and pupil have to agree: what the images look like, and which are held out.
-LOOKS = ("normalize",)
-HELD_OUT = ("val_size", "split_seed")
 
 
 class Distillation(Callback):
@@ -62,8 +59,7 @@ class Distillation(Callback):
         content = load_checkpoint(self.path)
         self._teacher = self._built(content, pl_module)
         self._compare(content.get("datamodule_hyper_parameters", {}), trainer)
-        with self.path.open("rb") as file:
-            self._digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self._digest = sha256_of(self.path)
         say(f"Teacher: {type(self._teacher).__name__} of {self.path}")
 
     def _built(self, content: dict[str, Any], pupil: Classifier) -> Classifier:
@@ -91,12 +87,15 @@ class Distillation(Callback):
 
     def _compare(self, taught: dict[str, Any], trainer: Trainer) -> None:
         own: dict[str, Any] = dict(getattr(getattr(trainer, "datamodule", None), "hparams", {}))
-        for key in LOOKS:
-            if key in taught and taught[key] != own.get(key, taught[key]):
-                raise UserError(
-                    f"The teacher saw images with {key}: {taught[key]}, and these have {own[key]}: give both the same."
-                )
-        if any(key in taught and taught[key] != own.get(key, taught[key]) for key in HELD_OUT):
+        keys = {"normalize", "val_size", "split_seed"} & taught.keys() & own.keys()
+        differ = {key for key in keys if taught[key] != own[key]}
+        if "normalize" in differ:
+            raise UserError(
+                f"The teacher saw images with normalize: {taught['normalize']}, and these have {own['normalize']}: "
+                "give both the same."
+            )
+        # Which images are held out.
+        if differ & {"val_size", "split_seed"}:
             say("The teacher was trained on images that are held out here: validation accuracy flatters.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -172,9 +172,9 @@ class ImageDataModule(LightningDataModule):
             if self.executor == "device" and self.num_workers:
                 say("num_workers is not used: the device executor prepares batches in this process")
             return self.executor == "device"
-        reason = unsupported(self.transforms, (self.image_size, self.image_size)) if self.transforms else None
-        if self.num_workers is not None:
-            reason = "num_workers is given."
+        reason: str | None = "num_workers is given."
+        if self.num_workers is None:
+            reason = unsupported(self.transforms, (self.image_size, self.image_size)) if self.transforms else None
         if reason is not None:
             say(f"Batches from workers: {reason}")
             return False

@@ -16,6 +16,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from cifar_lit.errors import UserError
+from cifar_lit.identity import sha256_of
 
 # Seconds without a byte after which an address counts as dead.
 TIMEOUT = 20.0
@@ -69,7 +70,7 @@ def fetch_and_unpack(archive: Archive, root: Path) -> Path:
 def _fetch(archive: Archive, root: Path) -> Path:
     path = root / archive.name
     if path.is_file():
-        if _sha256(path) != archive.sha256:
+        if sha256_of(path) != archive.sha256:
             raise UserError(f"{path} is damaged or not the published archive: remove it and it is downloaded again.")
         return path
     failures = []
@@ -129,11 +130,6 @@ def _connect(url: str) -> None:
         thread.join(CONNECT_TIMEOUT)
         if failures:
             raise failures[0]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unpack(path: Path, archive: Archive, root: Path) -> None:
