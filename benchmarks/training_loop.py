@@ -1,9 +1,9 @@
 """Speed of ``fit`` beside a bare PyTorch loop over the same network, data and augmentation, and a conventional script.
 
-    python -m benchmarks.training_loop [--images FOLDER] [--rounds 5] [--batch_size 128] [--steps 40]
+    python -m benchmarks.training_loop [--images FOLDER] [--rounds 15] [--batch_size 128] [--steps 20]
 
 The conventional script is what tutorials write: float32, NCHW, a torchvision pipeline on PIL images in two DataLoader
-workers, and the loss read at every step. All three train the same ResNet-20 on the same batches.
+workers, and the loss read at every step. All three train the same ResNet-20 on the same images, in turns of some steps.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import resource
 import statistics
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from types import SimpleNamespace
@@ -23,12 +23,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning import seed_everything
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms as T
 
-from benchmarks.measure import REPOSITORY, alternate, images_of, now, parser, ratio, save
+from benchmarks.measure import REPOSITORY, images_of, now, parser, ratio, save
+from benchmarks.turns import Turns, turn
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.cli import CifarCLI
 from cifar_lit.console import hush_libraries
@@ -38,58 +39,19 @@ from cifar_lit.models.cifar_resnet import CifarResNetV1
 from cifar_lit.precision import choose_precision
 
 RECIPE = str(REPOSITORY / "configs" / "resnet20.yaml")
-# Steps that only bring a loop to speed.
-WARM_UP = 5
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 
 
-class SteadyState(Callback):
-    """Times what follows the first steps of an epoch of `fit`."""
-
-    def __init__(self) -> None:
-        self.images_per_second = 0.0
-        self._images = 0
-        self._begun = 0.0
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Starts behind the warm-up, stops behind the last step."""
-        self._images += len(batch[0])
-        if batch_idx + 1 == WARM_UP:
-            self._images, self._begun = 0, now()
-        elif trainer.is_last_batch:
-            self.images_per_second = self._images / (now() - self._begun)
-
-
-def ours(arguments: Sequence[str], steps: int, folder: str) -> Callable[[], float]:
-    """`fit` with everything that a run has on: metrics, curves, progress, checkpoints."""
-    limits = ["--trainer.max_epochs=1", f"--trainer.limit_train_batches={WARM_UP + steps}"]
-    more = ["--trainer.limit_val_batches=1", "--trainer.callbacks+=benchmarks.training_loop.SteadyState"]
-
-    def measure() -> float:
-        trainer = CifarCLI([*arguments, *limits, *more, f"--trainer.default_root_dir={folder}"]).trainer
-        # By name: run as a script, this module is there twice.
-        clocks = [c for c in trainer.callbacks if type(c).__name__ == "SteadyState"]  # type: ignore[attr-defined]
-        return float(clocks[0].images_per_second)
-
-    return measure
-
-
-def bare(data: ImageDataModule, steps: int, device: torch.device) -> Callable[[], float]:
-    """The same batches and network in a loop of a dozen lines."""
+def bare(data: ImageDataModule, device: torch.device) -> Iterator[int]:
+    """The same batches and network in a loop of a dozen lines; an item a step, its number of images."""
     dtype = DTYPES[choose_precision("auto")[0]]
-
-    def measure() -> float:
-        seed_everything(42)
-        net = CifarResNetV1(20).to(device).to(memory_format=torch.channels_last)
-        # Fused, as the recipe's.
-        optimizer = torch.optim.SGD(
-            net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
-        )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10_000)
-        begun, seen = 0.0, 0
-        for step, batch in enumerate(data.train_dataloader()):
-            if step == WARM_UP:
-                begun, seen = now(), 0
+    seed_everything(42)
+    net = CifarResNetV1(20).to(device).to(memory_format=torch.channels_last)
+    # Fused, as the recipe's.
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10**6)
+    while True:
+        for batch in data.train_dataloader():
             images, labels = data.on_after_batch_transfer([tensor.to(device) for tensor in batch], 0)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = F.cross_entropy(net(images), labels)
@@ -97,12 +59,7 @@ def bare(data: ImageDataModule, steps: int, device: torch.device) -> Callable[[]
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-            seen += len(labels)
-            if step == WARM_UP + steps - 1:
-                break
-        return seen / (now() - begun)
-
-    return measure
+            yield len(labels)
 
 
 class PilImages(Dataset[tuple[Tensor, int]]):
@@ -127,26 +84,38 @@ class PilImages(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images.pixels[index])), int(self.images.labels[index])
 
 
-def train_conventionally(images: Images, batch_size: int, steps: int, device: torch.device) -> float:
-    """Images/s of float32, NCHW, PIL in two workers, ``loss.item()`` at every step."""
-    loader = DataLoader(PilImages(images), batch_size, shuffle=True, num_workers=2)
+def conventional(images: Images, batch_size: int, device: torch.device) -> Iterator[int]:
+    """Float32, NCHW, PIL in two workers, ``loss.item()`` at every step; an item a step, its number of images."""
+    # An epoch that does not end: workers that start anew are no steady state.
+    forever = RandomSampler(images.labels, num_samples=10**9)
+    loader = DataLoader(PilImages(images), batch_size, sampler=forever, num_workers=2)
     net = CifarResNetV1(20).to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     criterion = nn.CrossEntropyLoss()
-    begun = total = 0.0
-    seen = 0
-    for step, (pictures, labels) in enumerate(loader):
-        if step == WARM_UP:
-            begun, seen = now(), 0
+    total = 0.0
+    for pictures, labels in loader:
         optimizer.zero_grad()
         loss = criterion(net(pictures.to(device)), labels.to(device))
         loss.backward()
         optimizer.step()
         total += loss.item()
-        seen += len(labels)
-        if step == WARM_UP + steps - 1:
-            break
-    return seen / (now() - begun)
+        yield len(labels)
+
+
+class Elsewhere:
+    """The conventional script in a process of its own: in this one the allocator is set as the command line sets it."""
+
+    _loop: Iterator[int]
+
+    @classmethod
+    def begin(cls, images: Images, batch_size: int, device: torch.device) -> None:
+        """Makes the loop, in that process."""
+        cls._loop = conventional(images, batch_size, device)
+
+    @classmethod
+    def turn(cls, steps: int) -> float:
+        """Images/s of some steps, in that process."""
+        return turn(cls._loop, steps)
 
 
 def _read_on(descriptor: int) -> None:
@@ -178,21 +147,25 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
     """Speeds of the three, their medians and what they are beside one another."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     arguments = ["fit", f"--config={RECIPE}", *data_options, "--data.val_size=0.1", f"--data.batch_size={batch_size}"]
+    # As many epochs as it takes.
+    arguments += ["--trainer.max_epochs=1000000", "--trainer.limit_val_batches=1"]
+    counted = ["--trainer.callbacks+=benchmarks.turns.Turns", f"--trainer.callbacks.steps={steps}"]
+    counted += [f"--trainer.callbacks.rounds={rounds}"]
     with (
         tempfile.TemporaryDirectory() as folder,
-        # The script has a process of its own: in this one the allocator is set as the command line sets it.
         ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process,
     ):
-        once = ["--trainer.fast_dev_run=1", f"--trainer.default_root_dir={folder}"]
-        data: ImageDataModule = CifarCLI([*arguments, *once]).datamodule
-        images = data.train_images
-        assert images is not None
-        contenders = {
-            "fit": ours(arguments, steps, folder),
-            "bare loop": bare(data, steps, device),
-            "conventional": lambda: process.submit(train_conventionally, images, batch_size, steps, device).result(),
+        arguments += [f"--trainer.default_root_dir={folder}"]
+        data: ImageDataModule = CifarCLI([*arguments, "--trainer.fast_dev_run=1"]).datamodule
+        assert data.train_images is not None
+        process.submit(Elsewhere.begin, data.train_images, batch_size, device).result()
+        loop = bare(data, device)
+        Turns.others = {
+            "bare loop": lambda count: turn(loop, count),
+            "conventional": lambda count: process.submit(Elsewhere.turn, count).result(),
         }
-        speeds = alternate(contenders, rounds)
+        trainer = CifarCLI([*arguments, *counted]).trainer
+        speeds = next(c for c in trainer.callbacks if isinstance(c, Turns)).speeds  # type: ignore[attr-defined]
     return {
         "what": f"ResNet-20, batch {batch_size}, images/s in steady state; crop and flip",
         "images_per_second": speeds,
@@ -209,9 +182,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/training_loop-<device>.json``."""
     options = parser(__doc__)
     options.add_argument("--images", default="data/cifar10-jpeg", help="folder with train/<class>/ and test/<class>/")
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--rounds", type=int, default=15)
     options.add_argument("--batch_size", type=int, default=128)
-    options.add_argument("--steps", type=int, default=40, help="steps of a measurement")
+    options.add_argument("--steps", type=int, default=20, help="steps of a turn")
     given = options.parse_args(args)
     hush_libraries()
     figures = measure(images_of(given.images), given.rounds, given.batch_size, given.steps)

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,17 @@ import torch
 import yaml
 from pytorch_lightning import Callback
 
-from benchmarks import epoch_limit, gpu, gpu_parts, gpu_speed, input_pipeline, measure, time_to_accuracy, training_loop
+from benchmarks import (
+    epoch_limit,
+    gpu,
+    gpu_parts,
+    gpu_speed,
+    input_pipeline,
+    measure,
+    time_to_accuracy,
+    training_loop,
+    turns,
+)
 from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.data import ImageFolderDataModule
 from cifar_lit.explain.layers import layer_table
@@ -153,6 +163,35 @@ def test_input_pipeline(tmp_path: Path) -> None:
     expected = speeds["R4, device executor"] / speeds["R4, albumentations"]
     assert found["ratios"]["R4, device executor over albumentations"] == pytest.approx(expected, rel=0.02)
     assert len(found["ratios"]) == 6
+
+
+def test_turns_alternate_and_leave_out_what_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    def loop() -> Iterator[int]:
+        for step in range(1000):
+            order.append("other")
+            # A step that brings the loop to speed takes a hundred times as long.
+            Ticker.tick(500 if step % 7 < turns.WARM_UP else 5)
+            yield 8
+
+    other = loop()
+    monkeypatch.setattr(turns, "now", lambda: Ticker.time)
+    monkeypatch.setattr(turns.Turns, "others", {"other": lambda steps: turns.turn(other, steps)})
+    callback = turns.Turns(steps=2, rounds=3)
+    trainer: Any = SimpleNamespace(should_stop=False)
+    # The second epoch ends within a turn, which then begins anew.
+    for epoch in (2 * 7, 7 + 6, 7):
+        callback.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
+        for step in range(epoch):
+            assert not trainer.should_stop
+            order.append("fit")
+            Ticker.tick(200 if step % 7 < turns.WARM_UP else 2)
+            callback.on_train_batch_end(trainer, None, None, [range(6)], step)  # type: ignore[arg-type]
+    assert trainer.should_stop
+    assert callback.speeds == {"fit": [3, 3, 3], "other": [1.6, 1.6, 1.6]}
+    fit, others = ["fit"] * 7, ["other"] * 7
+    assert order == [*fit, *others, *fit, *others, *fit, *others, *fit[:6], *fit, *others]
 
 
 @pytest.mark.slow
