@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forks import run_on_ranks
 from torch import nn
 
 from cifar_lit.ranks import SharedBatchNorm2d, SharedBatchNorms
@@ -111,19 +112,9 @@ leave_ranks()
 """
 
 
-def on_ranks(script: str, ranks: int, folder: Path) -> Path:
+def on_ranks(program: str, ranks: int, folder: Path) -> Path:
     folder.mkdir()
-    (folder / "script.py").write_text(script, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "script.py", str(ranks), str(folder)],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_ranks(program, ranks, folder, str(ranks), str(folder))
     return folder
 
 

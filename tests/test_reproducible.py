@@ -12,6 +12,7 @@ from typing import Any
 import albumentations as A
 import pytest
 import torch
+from forks import COMMAND_LINE, run_on_ranks
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -238,22 +239,28 @@ def test_two_ranks_run_to_the_end_and_count_every_image_once(tmp_path: Path, lau
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
     model = ["--model=ResNetV1", "--model.depth=8", "--data=DigitsDataModule", "--data.batch_size=64"]
 
-    def run(*args: str) -> str:
-        command = LAUNCHERS[launcher] if two[0] in args else LAUNCHERS["ddp"]
+    def launch(*args: str) -> str:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [*LAUNCHERS[launcher], *args, *two]
         done = subprocess.run(
-            [*command, *args], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150, check=False
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run("fit", *model, *two, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3")
-    on_two = run("test", *two)
+    def accuracy(said: str) -> list[str]:
+        return [line.split()[-1] for line in said.splitlines() if "test/accuracy" in line]
+
+    launch("fit", *model, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3")
+    # Lightning's own launcher starts any command again; torchrun's ranks are like those that are forked.
+    on_two = launch("test") if launcher == "ddp" else run_on_ranks(COMMAND_LINE, 2, tmp_path, "test", *two)
+    one = ["--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
+    on_one = run_on_ranks(COMMAND_LINE, 1, tmp_path, "test", *one)
     # 359 test images do not divide over two ranks: a padded shard would count one of them twice.
-    accuracy = [line.split()[-1] for line in on_two.splitlines() if "test/accuracy" in line]
-    on_one = run("test", "--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true")
-    assert accuracy == [line.split()[-1] for line in on_one.splitlines() if "test/accuracy" in line]
-    run("predict", *two)
+    assert len(accuracy(on_two)) == 1
+    assert accuracy(on_two) == accuracy(on_one)
+    run_on_ranks(COMMAND_LINE, 2, tmp_path, "predict", *two)
     rows = list(csv.DictReader(next(tmp_path.rglob("predictions.csv")).open()))
     assert [int(row["index"]) for row in rows] == list(range(359))
-    assert sum(row["true"] == row["predicted"] for row in rows) / 359 == pytest.approx(float(accuracy[0]), abs=1e-6)
+    right = sum(row["true"] == row["predicted"] for row in rows)
+    assert right / 359 == pytest.approx(float(accuracy(on_two)[0]), abs=1e-6)

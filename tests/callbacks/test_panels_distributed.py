@@ -1,12 +1,10 @@
 """Panels on two ranks: drawn once, of every image once, and without a trace in the weights."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forks import run_on_ranks
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 SCRIPT = """
@@ -38,19 +36,8 @@ leave_ranks()
 """
 
 
-def run(folder: Path, *args: str) -> str:
-    (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "script.py", *args],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run(folder: Path, name: str, devices: int, *args: str) -> str:
+    return run_on_ranks(SCRIPT, devices, folder, name, str(devices), *args)
 
 
 def table(folder: Path, split: str) -> str:
@@ -60,10 +47,10 @@ def table(folder: Path, split: str) -> str:
 
 @pytest.mark.slow
 def test_two_ranks_draw_once_and_count_every_image_once(tmp_path: Path) -> None:
-    said = run(tmp_path, "on", "2", "1", "on.ckpt")
+    said = run(tmp_path, "on", 2, "1", "on.ckpt")
     assert "Panel" not in said
-    run(tmp_path, "off", "2", "0", "off.ckpt")
-    run(tmp_path, "one", "1", "1", "on.ckpt")
+    run(tmp_path, "off", 2, "0", "off.ckpt")
+    run(tmp_path, "one", 1, "1", "on.ckpt")
 
     # One writer: the other rank draws nothing.
     events = EventAccumulator(str(tmp_path / "on" / "version_0"), size_guidance={"images": 0}).Reload()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forks import COMMAND_LINE, run_on_ranks
 from pytorch_lightning import Callback, Trainer
 
 from cifar_lit.callbacks.stops import Stops
@@ -61,9 +62,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]
     @cache
     def run(*options: str) -> dict[str, torch.Tensor]:
         folder = tmp_path_factory.mktemp("whole")
-        process = start(folder, *options)
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
+        run_on_ranks(COMMAND_LINE, 1, folder, *FIT, *options)
         return weights(folder)
 
     return lambda options: run(*options)
@@ -99,9 +98,7 @@ def test_a_signal_saves_says_how_to_go_on_and_ends_with_its_code(
     said = re.search(rf"Stopped by {kind.name} in epoch (\d), after step (\d+)\. Give (--ckpt_path=\S+) to go on", out)
     assert said, out
     assert 0 < int(said[2]) < 540
-    resumed = start(stopped, *executor, said[3])
-    _, err = resumed.communicate(timeout=120)
-    assert resumed.returncode == 0, err
+    run_on_ranks(COMMAND_LINE, 1, stopped, *FIT, *executor, said[3])
     assert len(list(stopped.rglob("last.ckpt"))) == 1, "it goes on in its own folder"
     expected, found = undisturbed(executor), weights(stopped)
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -1,8 +1,5 @@
 """The speed network: its size, its fitted first layer, and what of it stays as it is."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from forks import run_on_ranks
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from torch import Tensor, nn
 
@@ -307,14 +305,4 @@ leave_ranks()
 
 @pytest.mark.slow
 def test_two_ranks_train_to_the_end_and_agree(tmp_path: Path) -> None:
-    (tmp_path / "two.py").write_text(TWO_RANKS, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "two.py"],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_ranks(TWO_RANKS, 2, tmp_path)
