@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,8 +51,11 @@ def bare(data: ImageDataModule, device: torch.device) -> Iterator[int]:
     # Fused, as the recipe's.
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10**6)
-    while True:
-        for batch in data.train_dataloader():
+    # Once, as Lightning does.
+    loader = data.train_dataloader()
+    for epoch in count():
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
             images, labels = data.on_after_batch_transfer([tensor.to(device) for tensor in batch], 0)
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = F.cross_entropy(net(images), labels)
@@ -161,10 +165,13 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
         process.submit(Elsewhere.begin, data.train_images, batch_size, device).result()
         loop = bare(data, device)
         Turns.others = {
-            "bare loop": lambda count: turn(loop, count),
-            "conventional": lambda count: process.submit(Elsewhere.turn, count).result(),
+            "bare loop": lambda steps: turn(loop, steps),
+            "conventional": lambda steps: process.submit(Elsewhere.turn, steps).result(),
         }
-        trainer = CifarCLI([*arguments, *counted]).trainer
+        try:
+            trainer = CifarCLI([*arguments, *counted]).trainer
+        finally:
+            Turns.others = {}
         speeds = next(c for c in trainer.callbacks if isinstance(c, Turns)).speeds  # type: ignore[attr-defined]
     return {
         "what": f"ResNet-20, batch {batch_size}, images/s in steady state; crop and flip",
@@ -173,7 +180,7 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
         "fit_over_bare_loop": round(ratio(speeds, "fit", "bare loop"), 3),
         "fit_over_conventional": round(ratio(speeds, "fit", "conventional"), 3),
         "progress_bar_microseconds_a_step": round(1e6 * bar_seconds(), 1),
-        # On Linux in KiB; of this process: fit and the bare loop.
+        # On Linux in KiB; of this process, in which `fit` and the bare loop are at the same time.
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
 

@@ -1,7 +1,7 @@
 """Loops that train in turns, a few steps each, in one run: what disturbs the machine for a moment disturbs all of them.
 
 On a shared machine single seconds differ by a fifth. Whole runs one after another then need dozens of rounds to show
-a difference of a hundredth; turns of a few seconds show it in some minutes.
+a difference of a hundredth; turns of a few steps show it in some minutes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from benchmarks.measure import now
+from cifar_lit.errors import UserError
 
 # Steps at the start of a turn that only bring a loop to speed: caches are another's, and workers of the conventional
 # script have fetched four batches while others trained.
@@ -53,9 +54,17 @@ class Turns(Callback):
         self.steps = steps
         self.rounds = rounds
         self.speeds: dict[str, list[float]] = {name: [] for name in ("fit", *self.others)}
-        self._rounds_begun = 0
+        self._rounds_done = 0
         self._steps = self._images = 0
         self._begun = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sees to it that a turn fits into an epoch: it would never end."""
+        if trainer.num_training_batches < WARM_UP + self.steps:
+            raise UserError(
+                f"A turn has {WARM_UP} steps that warm up and {self.steps} that count, an epoch only "
+                f"{trainer.num_training_batches}: give fewer steps, smaller batches or more images."
+            )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins a turn."""
@@ -72,14 +81,16 @@ class Turns(Callback):
         elif self._steps == WARM_UP + self.steps:
             self._take_down({"fit": self._images / (now() - self._begun)})
             self._steps = 0
-            trainer.should_stop = self._rounds_begun > self.rounds
+            if self._rounds_done > self.rounds:
+                trainer.should_stop = True
 
     def _take_down(self, found: dict[str, float]) -> None:
-        for name, others_turn in self.others.items():
-            found[name] = others_turn(self.steps)
-        label = f"round {self._rounds_begun}" if self._rounds_begun else "warm-up"
+        # In turn behind `fit` and behind each other.
+        for name in list(self.others)[:: -1 if self._rounds_done % 2 else 1]:
+            found[name] = self.others[name](self.steps)
+        label = f"round {self._rounds_done}" if self._rounds_done else "warm-up"
         print(f"{label}: " + ", ".join(f"{name} {speed:,.0f}/s" for name, speed in found.items()), flush=True)
-        if self._rounds_begun:
+        if self._rounds_done:
             for name, speed in found.items():
                 self.speeds[name].append(speed)
-        self._rounds_begun += 1
+        self._rounds_done += 1

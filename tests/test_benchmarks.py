@@ -29,6 +29,7 @@ from benchmarks import (
 )
 from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.data import ImageFolderDataModule
+from cifar_lit.errors import UserError
 from cifar_lit.explain.layers import layer_table
 from cifar_lit.models.cifar_resnet import CifarResNetV1
 
@@ -179,7 +180,8 @@ def test_turns_alternate_and_leave_out_what_warms_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(turns, "now", lambda: Ticker.time)
     monkeypatch.setattr(turns.Turns, "others", {"other": lambda steps: turns.turn(other, steps)})
     callback = turns.Turns(steps=2, rounds=3)
-    trainer: Any = SimpleNamespace(should_stop=False)
+    trainer: Any = SimpleNamespace(should_stop=False, num_training_batches=7)
+    callback.on_train_start(trainer, None)  # type: ignore[arg-type]
     # The second epoch ends within a turn, which then begins anew.
     for epoch in (2 * 7, 7 + 6, 7):
         callback.on_train_epoch_start(trainer, None)  # type: ignore[arg-type]
@@ -192,6 +194,12 @@ def test_turns_alternate_and_leave_out_what_warms_up(monkeypatch: pytest.MonkeyP
     assert callback.speeds == {"fit": [3, 3, 3], "other": [1.6, 1.6, 1.6]}
     fit, others = ["fit"] * 7, ["other"] * 7
     assert order == [*fit, *others, *fit, *others, *fit, *others, *fit[:6], *fit, *others]
+
+
+def test_a_turn_that_no_epoch_has_room_for_is_an_error() -> None:
+    trainer: Any = SimpleNamespace(num_training_batches=6)
+    with pytest.raises(UserError, match=r"5 steps that warm up and 2 that count, an epoch only 6: give fewer steps"):
+        turns.Turns(steps=2, rounds=3).on_train_start(trainer, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
