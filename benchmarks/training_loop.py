@@ -92,7 +92,10 @@ def conventional(images: Images, batch_size: int, device: torch.device) -> Itera
     """Float32, NCHW, PIL in two workers, ``loss.item()`` at every step; an item a step, its number of images."""
     # An epoch that does not end: workers that start anew are no steady state.
     forever = RandomSampler(images.labels, num_samples=10**9)
-    loader = DataLoader(PilImages(images), batch_size, sampler=forever, num_workers=2)
+    # As in a script: a process that was spawned would spawn its workers, too, each with imports of its own.
+    start = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
+    workers: dict[str, Any] = {"num_workers": 2, "multiprocessing_context": start}
+    loader = DataLoader(PilImages(images), batch_size, sampler=forever, **workers)
     net = CifarResNetV1(20).to(device)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     criterion = nn.CrossEntropyLoss()
