@@ -37,7 +37,7 @@ def cost(results: Sequence[dict[str, Any]]) -> str:
     """Median time of `fit`, and on what."""
     seconds = statistics.median(result["fit_seconds"] for result in results)
     machine = results[0]["machine"]
-    where = machine["gpu"] or f"{machine['threads']} CPU cores"
+    where = machine["gpu"] or ("1 CPU core" if machine["threads"] == 1 else f"{machine['threads']} CPU cores")
     return f"{seconds:.0f} s on {where}" if seconds < 120 else f"{seconds / 60:.0f} min on {where}"
 
 

@@ -115,6 +115,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         json.dumps({**result("net", accuracy=2.0), "options": ["--x"]})
     )
     best = result("reference/r9", accuracy=80.0, best_epoch_accuracy=81.25, fit_seconds=90.0)
+    best["machine"] = {"threads": 1, "gpu": None}
     (folder / "reference-r9-jpeg-cpu-seed0.json").write_text(json.dumps(best))
     texts = {file.relative_to(tmp_path).as_posix(): text for file, text in accuracy_table.generated(tmp_path).items()}
     words = "91.75 % test, 92.75 % with flips; JPEG images"
@@ -128,7 +129,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     )
     assert "configs/other.yaml" not in texts
     assert re.fullmatch(
-        r"# R9.\n# Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, 90 s on 2 CPU cores;\n"
+        r"# R9.\n# Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, 90 s on 1 CPU core;\n"
         r"# .*reference-r9-\*.json\).\ntrainer: 1\n",
         texts["configs/reference/r9.yaml"],
     )
