@@ -1,6 +1,6 @@
 """Trains recipes over seeds and writes what each run reached; stopped, it goes on where it was.
 
-    python -m benchmarks.accuracy RECIPE … [--data_root FOLDER] [--seeds 3] [--hold_out] [FIT OPTIONS]
+    python -m benchmarks.accuracy RECIPE … [--data_root FOLDER] [--seeds 3] [--at_once 1] [--hold_out] [FIT OPTIONS]
 
 A recipe is a file of `configs/` without its ending, such as `resnet20` or `reference/r1`. Options that are not its own
 go to `fit`. All training images are trained on, nothing is validated in between, and what counts is the last epoch: the
@@ -8,12 +8,16 @@ test split chooses nothing. Reference recipes are the exception, as they were fo
 test split, and their best epoch is noted beside their last one. With `--hold_out` the recipe's own validation images
 are held out, and what counts besides is the epoch that they chose.
 
+Runs that are done several at once share the machine: their seconds are not what a run costs, and say so.
+
 A run writes `results/accuracy/<recipe>-<data>-<device>-seed<n>.json`. `python -m benchmarks.accuracy_table` puts these
 into the README and into the recipes.
 """
 
 import json
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +119,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data"
     )
     options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--at_once", type=int, default=1, help="runs that share the machine")
     options.add_argument(
         "--hold_out", action="store_true", help="hold validation images out, and test their choice, too"
     )
@@ -123,21 +128,44 @@ def main(args: Sequence[str] | None = None) -> None:
     given, further = options.parse_known_args(args)
     hush_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for seed in range(given.seeds):
-        for recipe in given.recipes:
-            file = REPOSITORY / "configs" / f"{recipe}.yaml"
-            kind = f"{kind_of(given.data_root)}-{device}{'-hold-out' if given.hold_out else ''}"
-            name = f"{recipe.replace('/', '-')}-{kind}-seed{seed}"
-            same = {"recipe": recipe, "seed": seed, "options": list(further), "settings": settings_of(file)}
-            result = given.output / f"{name}.json"
-            if result.is_file():
-                kept = json.loads(result.read_text(encoding="utf-8"))
-                if {key: kept.get(key) for key in same} == same:
-                    print(f"{name}: there already")
-                    continue
-            figures = measure(recipe, seed, given.data_root, given.hold_out, further, given.runs)
-            print(f"{name}: {figures}", flush=True)
-            save(name, {**same, "data": kind_of(given.data_root), **figures}, given.output)
+    share_cores(given.at_once)
+
+    def run(recipe: str, seed: int) -> None:
+        file = REPOSITORY / "configs" / f"{recipe}.yaml"
+        kind = f"{kind_of(given.data_root)}-{device}{'-hold-out' if given.hold_out else ''}"
+        name = f"{recipe.replace('/', '-')}-{kind}-seed{seed}"
+        same = {"recipe": recipe, "seed": seed, "options": list(further), "settings": settings_of(file)}
+        result = given.output / f"{name}.json"
+        if result.is_file():
+            kept = json.loads(result.read_text(encoding="utf-8"))
+            if {key: kept.get(key) for key in same} == same:
+                print(f"{name}: there already")
+                return
+        figures = measure(recipe, seed, given.data_root, given.hold_out, further, given.runs)
+        print(f"{name}: {figures}", flush=True)
+        shared = {"at_once": given.at_once} if given.at_once > 1 else {}
+        save(name, {**same, "data": kind_of(given.data_root), **shared, **figures}, given.output)
+
+    with ThreadPoolExecutor(given.at_once) as pool:
+        runs = [pool.submit(run, recipe, seed) for seed in range(given.seeds) for recipe in given.recipes]
+        try:
+            wait(runs)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    for one in runs:
+        # What it failed of: the others have gone on.
+        one.result()
+
+
+def share_cores(runs: int) -> None:
+    """Gives each of some runs at once, processes that this one starts, its share of the cores."""
+    if runs > 1:
+        # Two runs of one thread each get more done than one of two.
+        threads = max((os.cpu_count() or 1) // runs, 1)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        # What results say of the machine.
+        torch.set_num_threads(threads)
 
 
 def settings_of(file: Path) -> str:

@@ -52,7 +52,7 @@ from cifar_lit.console import hush_libraries
 # What a part does, and how many seconds it may take: what only a GPU can show comes first.
 PARTS: dict[str, tuple[Callable[[Settings, int], Part], float]] = {
     "race": (of_race, 260),
-    "epochs": (of_epochs, 130),
+    "epochs": (of_epochs, 170),
     "training_loop": (of_training_loop, 70),
     "input_pipeline": (of_input_pipeline, 40),
     "accuracy": (of_accuracy, float("inf")),

@@ -21,6 +21,7 @@ GRAPHS = "--model.compile_mode=reduce-overhead"
 EPOCHS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "speed": ("speed", ()),
     "resnet20, batch 128": ("resnet20", ()),
+    "resnet20, batch 128, compiled": ("resnet20", (GRAPHS,)),
     "resnet20, batch 2048": ("resnet20", ("--data.batch_size=2048", *ALIKE)),
     "resnet20, batch 1024, compiled": ("resnet20", ("--data.batch_size=1024", GRAPHS, *ALIKE)),
     "resnet18, batch 512": ("resnet18", ("--data.batch_size=512", *ALIKE)),

@@ -10,7 +10,6 @@ recipe, is not run again.
 
 import argparse
 import json
-import os
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of
+from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of, share_cores
 from benchmarks.measure import REPOSITORY, commit, images_of, parser, save
 from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
@@ -63,8 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options.add_argument("--options", nargs=argparse.REMAINDER, required=True, help="one string a try, at the end")
     given = options.parse_args(args)
     hush_libraries()
-    # Two runs of one thread each get more done than one of two.
-    os.environ["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // given.at_once, 1))
+    share_cores(given.at_once)
     recipe = settings_of(REPOSITORY / "configs" / f"{given.recipe}.yaml")
     name = f"tuning-{given.recipe.replace('/', '-')}"
     record = given.output / f"{name}.json"
