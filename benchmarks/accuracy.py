@@ -96,7 +96,9 @@ def measure(
     options = [config, *images_of(data_root), *validation, *further, f"--seed_everything={seed}"]
     seconds = train(options, folder)
     root = f"--trainer.default_root_dir={folder}"
-    test_seconds, printed = command("test", "--ckpt_path=last", *QUIET, root)
+    # To compile takes longer than to test.
+    plain = ["--model.compile_mode=none", *QUIET, root]
+    test_seconds, printed = command("test", "--ckpt_path=last", *plain)
     figures: dict[str, Any] = {
         "fit_seconds": round(seconds, 1),
         "test_seconds": round(test_seconds, 1),
@@ -105,7 +107,7 @@ def measure(
     if is_reference:
         figures.update(best_epoch(folder))
     if hold_out:
-        _, printed = command("test", "--ckpt_path=best", *QUIET, root)
+        _, printed = command("test", "--ckpt_path=best", *plain)
         chosen = accuracies(printed)
         figures.update({f"best_by_validation_{name}": value for name, value in chosen.items()})
     return figures

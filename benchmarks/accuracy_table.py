@@ -16,9 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks.measure import REPOSITORY
 
 RESULTS = Path("benchmarks", "results", "accuracy")
+EPOCHS = Path("benchmarks", "results", "epoch_limit-cpu.json")
 VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
 WIDTH = 120
 # Options that change how fast a recipe is, and not what it computes.
@@ -36,10 +39,18 @@ def results_of(recipe: str, repository: Path) -> list[dict[str, Any]]:
     return max(groups.values(), key=len, default=[])
 
 
-def cost(results: Sequence[dict[str, Any]]) -> str:
-    """Median time of `fit`, and on what."""
-    seconds = statistics.median(result["fit_seconds"] for result in results)
-    machine = results[0]["machine"]
+def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
+    """Median time of `fit`, and on what; by a CPU's seconds an epoch where every run shared its machine with others."""
+    alone = [result for result in results if result.get("at_once", 1) == 1]
+    if alone:
+        seconds, machine = statistics.median(result["fit_seconds"] for result in alone), alone[0]["machine"]
+    else:
+        measured = json.loads((repository / EPOCHS).read_text(encoding="utf-8"))
+        if recipe not in measured["recipes"]:
+            return "not measured yet"
+        settings = yaml.safe_load((repository / "configs" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+        seconds = settings["trainer"]["max_epochs"] * measured["recipes"][recipe]["seconds"]
+        machine = measured["machine"]
     where = machine["gpu"] or ("1 CPU core" if machine["threads"] == 1 else f"{machine['threads']} CPU cores")
     return f"{seconds:.0f} s on {where}" if seconds < 120 else f"{seconds / 60:.0f} min on {where}"
 
@@ -63,23 +74,21 @@ def seeds(results: Sequence[dict[str, Any]]) -> str:
     return f"{len(results)} seed{'s' if len(results) > 1 else ''}"
 
 
-def with_row(readme: str, recipe: str, results: Sequence[dict[str, Any]]) -> str:
+def with_row(readme: str, recipe: str, cost: str, results: Sequence[dict[str, Any]]) -> str:
     """The README with a recipe's row as measured."""
     link = f"[{seeds(results)}]({(RESULTS / results[0]['file']).as_posix()})"
     pattern = rf"^(\| `{recipe}`[^|]*\|[^|]*\|[^|]*\|)[^|]*\|[^|]*\|$"
-    return re.sub(pattern, rf"\g<1> {cost(results)} | {accuracy(results)} ({link}) |", readme, flags=re.MULTILINE)
+    return re.sub(pattern, rf"\g<1> {cost} | {accuracy(results)} ({link}) |", readme, flags=re.MULTILINE)
 
 
-def with_header(text: str, recipe: str, results: Sequence[dict[str, Any]]) -> str:
+def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, Any]]) -> str:
     """A recipe with a header as measured."""
     files = f"benchmarks/results/accuracy/{recipe.replace('/', '-')}-*.json"
     if recipe.startswith("reference/"):
-        lines = textwrap.wrap(
-            f"Measured here: {accuracy(results)} ({seeds(results)}, {cost(results)}; {files}).", WIDTH - 2
-        )
+        lines = textwrap.wrap(f"Measured here: {accuracy(results)} ({seeds(results)}, {cost}; {files}).", WIDTH - 2)
         pattern = r"^# Measured here: .*?(?=^[^#])"
     else:
-        lines = [f"Cost: {cost(results)}."]
+        lines = [f"Cost: {cost}."]
         lines += textwrap.wrap(f"Accuracy: {accuracy(results)} ({seeds(results)}; {files}).", WIDTH - 2)
         pattern = r"^# Cost: .*?(?=^[^#])"
     header = "".join(f"# {line}\n" for line in lines)
@@ -93,8 +102,9 @@ def generated(repository: Path) -> dict[Path, str]:
     for file in sorted((repository / "configs").rglob("*.yaml")):
         recipe = file.relative_to(repository / "configs").with_suffix("").as_posix()
         if results := results_of(recipe, repository):
-            texts[readme] = with_row(texts[readme], recipe, results)
-            texts[file] = with_header(file.read_text(encoding="utf-8"), recipe, results)
+            spent = cost(recipe, results, repository)
+            texts[readme] = with_row(texts[readme], recipe, spent, results)
+            texts[file] = with_header(file.read_text(encoding="utf-8"), recipe, spent, results)
     return texts
 
 

@@ -1,7 +1,9 @@
 """Runs that go on where they were stopped, and a table that says what they reached."""
 
 import json
+import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,7 @@ def test_a_run_writes_a_result_goes_on_and_is_not_repeated(
 def test_tries_are_judged_by_held_out_images_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Which the program sets for what it starts, and later tests are to find as it was.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     monkeypatch.setattr(tuning, "command", command)
     tiny = "--data=DigitsDataModule --data.batch_size=64 --trainer.limit_train_batches=2 --trainer.accelerator=cpu"
     asked = ["quickstart", "--epochs=1", "--at_once=2", f"--output={tmp_path}", "--options"]
@@ -137,3 +140,62 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     assert {f.relative_to(tmp_path).as_posix(): t for f, t in accuracy_table.generated(tmp_path).items()} == texts
+
+
+def test_the_cost_of_runs_that_shared_their_machine_is_that_of_epochs_that_did_not(tmp_path: Path) -> None:
+    folder = tmp_path / accuracy_table.RESULTS
+    folder.mkdir(parents=True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "README.md").write_text("")
+    recipe = tmp_path / "configs" / "net.yaml"
+    recipe.write_text("# Net.\n# Cost: not measured yet.\ntrainer: {max_epochs: 50}\n")
+    for seed in range(2):
+        shared = result("net", accuracy=90.0, at_once=2)
+        (folder / f"net-jpeg-cpu-seed{seed}.json").write_text(json.dumps(shared))
+
+    def header() -> str:
+        return accuracy_table.generated(tmp_path)[recipe].splitlines()[1]
+
+    for name, expected in (("other", "not measured yet"), ("net", "25 min on 2 CPU cores")):
+        epochs = {"machine": {"threads": 2, "gpu": None}, "recipes": {name: {"seconds": 30.0}}}
+        (tmp_path / accuracy_table.EPOCHS).write_text(json.dumps(epochs))
+        assert header() == f"# Cost: {expected}."
+    (folder / "net-jpeg-cpu-seed2.json").write_text(json.dumps(result("net", accuracy=90.0, fit_seconds=3600.0)))
+    assert header() == "# Cost: 60 min on 2 CPU cores."
+
+
+@pytest.mark.parametrize(
+    ("options", "counts"), [([], True), (["--model.compile_mode=default"], True), (["--x"], False)]
+)
+def test_a_run_counts_for_its_recipe_if_it_computed_the_same(tmp_path: Path, options: list[str], counts: bool) -> None:
+    folder = tmp_path / accuracy_table.RESULTS
+    folder.mkdir(parents=True)
+    (folder / "net-jpeg-cuda-seed0.json").write_text(json.dumps({**result("net"), "options": options}))
+    assert bool(accuracy_table.results_of("net", tmp_path)) == counts
+
+
+def test_runs_share_the_cores_and_go_on_where_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    threads = list[int]()
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    both = threading.Barrier(2, timeout=60)
+
+    def measure(recipe: str, seed: int, *_: Any) -> dict[str, Any]:
+        # Only together do they get past it.
+        both.wait()
+        if seed == 0:
+            raise ValueError(recipe)
+        return {"accuracy": 90.0 + seed}
+
+    monkeypatch.setattr(accuracy, "measure", measure)
+    with pytest.raises(ValueError, match="quickstart"):
+        accuracy.main(["quickstart", "--seeds=4", "--at_once=2", f"--output={tmp_path}"])
+    assert threads == [3]
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    found = [json.loads(file.read_text()) for file in sorted(tmp_path.iterdir())]
+    assert [(one["seed"], one["accuracy"], one["at_once"]) for one in found] == [
+        (1, 91.0, 2),
+        (2, 92.0, 2),
+        (3, 93.0, 2),
+    ]
