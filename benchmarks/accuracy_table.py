@@ -24,6 +24,7 @@ RESULTS = Path("benchmarks", "results", "accuracy")
 EPOCHS = Path("benchmarks", "results", "epoch_limit-cpu.json")
 VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
 WIDTH = 120
+UNKNOWN = "not measured yet"
 # Options that change how fast a recipe is, and not what it computes.
 SAME_RECIPE = ("--model.compile_mode=",)
 
@@ -47,7 +48,7 @@ def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> st
     else:
         measured = json.loads((repository / EPOCHS).read_text(encoding="utf-8"))
         if recipe not in measured["recipes"]:
-            return "not measured yet"
+            return UNKNOWN
         settings = yaml.safe_load((repository / "configs" / f"{recipe}.yaml").read_text(encoding="utf-8"))
         seconds = settings["trainer"]["max_epochs"] * measured["recipes"][recipe]["seconds"]
         machine = measured["machine"]
@@ -85,7 +86,8 @@ def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, A
     """A recipe with a header as measured."""
     files = f"benchmarks/results/accuracy/{recipe.replace('/', '-')}-*.json"
     if recipe.startswith("reference/"):
-        lines = textwrap.wrap(f"Measured here: {accuracy(results)} ({seeds(results)}, {cost}; {files}).", WIDTH - 2)
+        spent = seeds(results) if cost == UNKNOWN else f"{seeds(results)}, {cost}"
+        lines = textwrap.wrap(f"Measured here: {accuracy(results)} ({spent}; {files}).", WIDTH - 2)
         pattern = r"^# Measured here: .*?(?=^[^#])"
     else:
         lines = [f"Cost: {cost}."]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_lit.classifier import Classifier
 from cifar_lit.explain.layer_kinds import (
     ROW_KINDS,
     Sizes,
@@ -80,7 +81,9 @@ def network_table(model: nn.Module, image_size: int) -> LayerTable:
         ValueError: the network cannot run on such images.
     """
     net = getattr(model, "net", None)
-    if not isinstance(net, nn.Module) or len([*net.parameters()]) < len([*model.parameters()]):
+    # A module that keeps layers beside its net, or does more than to call it, is described whole.
+    calls_net = getattr(type(model), "forward", None) is Classifier.forward
+    if not calls_net or not isinstance(net, nn.Module) or len([*net.parameters()]) < len([*model.parameters()]):
         net = model
     return layer_table(net, (3, image_size, image_size))
 

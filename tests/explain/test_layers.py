@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cifar_lit.classifier import Classifier
 from cifar_lit.explain.layers import LayerTable, layer_table, network_table
 
 torchvision_models = importlib.import_module("torchvision.models")  # torchvision has no types; so it is Any
@@ -677,6 +678,33 @@ def test_a_module_that_keeps_layers_beside_its_net_is_described_whole() -> None:
     table = network_table(NetAndHead(), 32)
     assert table.trainable_parameters == 3 * 8 * 9 + 8 + 90
     assert table.largest_receptive_field == 32
+
+
+class Shrinks(Classifier):
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(F.avg_pool2d(images, 2))
+        return logits
+
+
+class CallsTwice(Classifier):
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.net(self.net(images))
+        return features.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "macs"),
+    [
+        (Shrinks(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 10, 3))), [2, 6, 10], 14**2 * 8 * 27 + 12**2 * 10 * 72),
+        (CallsTwice(nn.Conv2d(3, 3, 3, padding=1)), [3, 5, 36], 2 * 32**2 * 3 * 27),
+    ],
+)
+def test_a_module_that_does_more_than_to_call_its_net_is_described_whole(
+    model: Classifier, fields: list[int], macs: int
+) -> None:
+    table = network_table(model, 32)
+    assert [row.receptive_field for row in table.rows] == [(field, field) for field in fields]
+    assert table.macs == macs
 
 
 @pytest.mark.parametrize(
