@@ -133,14 +133,48 @@ PUBLISHED: dict[str, tuple[int, int, tuple[str, dict[str, float]], list[tuple[st
     "r5_plain": (50, 128, ("Adam", {"lr": 1e-3, "eps": 1e-7}), []),
 }
 
+# What else is said of the model, but for its schedule (see test_schedules.py), and of the data.
+NOTHING_ELSE: dict[str, Any] = {}
+KERAS_RESNET = {"depth": 20, "conv_bias": True, "weight_decay_on": "convolutions"}
+WHOLE_BATCHES = {"val_size": 0, "normalize": "none", "drop_last": True}
+FURTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "r1": (KERAS_RESNET, {"val_size": 0, "normalize": "pixel_mean"}),
+    "r2": (KERAS_RESNET, {"val_size": 0, "normalize": "pixel_mean"}),
+    "r3": ({"l1_penalty": 0.0}, {"val_size": 0}),
+    "r4": (NOTHING_ELSE, {"val_size": 0}),
+    "r5": (NOTHING_ELSE, WHOLE_BATCHES),
+    "r5_wide": (
+        {
+            "widths": [[32, 64, 128, 256], [32, 64, 128], []],
+            "dropout": [[0.05, 0.05, 0.1, 0.1], [0.15, 0.15, 0.1], []],
+            "padded_blocks": 2,
+            "head": "separable",
+        },
+        WHOLE_BATCHES,
+    ),
+    "r5_separable": (
+        {
+            "widths": [[32, 64], [32, 64], [32]],
+            "dropout": [0.05, 0.1, 0.15],
+            "padded_blocks": 0,
+            "head": "separable_relu",
+        },
+        WHOLE_BATCHES,
+    ),
+    "r5_plain": (NOTHING_ELSE, WHOLE_BATCHES),
+}
+
 
 def test_every_reference_recipe_is_as_published() -> None:
     for path in (REPOSITORY / "configs" / "reference").glob("*.yaml"):
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
         epochs, batch_size, (optimizer, settings), transforms = PUBLISHED[path.stem]
         assert recipe["trainer"] == {"max_epochs": epochs}, path.stem
-        assert recipe["data"]["init_args"]["batch_size"] == batch_size, path.stem
-        made = recipe["model"]["init_args"]["optimizer"]
-        assert made == {"class_path": optimizer, "init_args": settings}, path.stem
-        listed = recipe["data"]["init_args"].get("transforms", [])
+        assert recipe.keys() == {"trainer", "model", "data"}, path.stem
+        model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
+        assert data.pop("batch_size") == batch_size, path.stem
+        assert model.pop("optimizer") == {"class_path": optimizer, "init_args": settings}, path.stem
+        listed = data.pop("transforms", [])
+        del model["schedule"]
+        assert (model, data) == FURTHER[path.stem], path.stem
         assert [(one["class_path"], one.get("init_args", {})) for one in listed] == transforms, path.stem
