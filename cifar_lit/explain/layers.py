@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifar_lit.classifier import Classifier
 from cifar_lit.explain.layer_kinds import (
     ROW_KINDS,
     Sizes,
@@ -82,7 +81,10 @@ def network_table(model: nn.Module, image_size: int) -> LayerTable:
     """
     net = getattr(model, "net", None)
     # A module that keeps layers beside its net, or does more than to call it, is described whole.
-    calls_net = getattr(type(model), "forward", None) is Classifier.forward
+    # That of `Classifier` is known by its name: this module is below it, and does not import it.
+    forward = getattr(type(model), "forward", None)
+    named = getattr(forward, "__module__", None), getattr(forward, "__qualname__", None)
+    calls_net = named == ("cifar_lit.classifier", "Classifier.forward")
     if not calls_net or not isinstance(net, nn.Module) or len([*net.parameters()]) < len([*model.parameters()]):
         net = model
     return layer_table(net, (3, image_size, image_size))
