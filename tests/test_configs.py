@@ -140,7 +140,7 @@ WHOLE_BATCHES = {"val_size": 0, "normalize": "none", "drop_last": True}
 FURTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "r1": (KERAS_RESNET, {"val_size": 0, "normalize": "pixel_mean"}),
     "r2": (KERAS_RESNET, {"val_size": 0, "normalize": "pixel_mean"}),
-    "r3": ({"l1_penalty": 0.0}, {"val_size": 0}),
+    "r3": ({"initialization": "torch", "l1_penalty": 0.0}, {"val_size": 0}),
     "r4": (NOTHING_ELSE, {"val_size": 0}),
     "r5": (NOTHING_ELSE, WHOLE_BATCHES),
     "r5_wide": (

@@ -1,6 +1,6 @@
 """ResNet-18 with the stem that small images want."""
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -11,6 +11,8 @@ from cifar_lit.models.cifar_resnet import BasicBlock
 STAGE_WIDTHS = (64, 128, 256, 512)
 STAGE_STRIDES = (1, 2, 2, 2)
 BLOCKS = 2
+
+Initialization = Literal["he", "torch"]
 
 
 class NormedShortcutBlock(BasicBlock):
@@ -27,9 +29,10 @@ class SmallImageResNet18(nn.Module):
 
     Args:
         num_classes: Number of logits.
+        initialization: How the convolutions' weights begin, see `ResNet18`.
     """
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int = 10, initialization: Initialization = "he") -> None:
         super().__init__()
         channels = STAGE_WIDTHS[0]
         self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
@@ -43,7 +46,7 @@ class SmallImageResNet18(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if initialization == "he" and isinstance(module, nn.Conv2d):
                 # By what goes out, as torchvision has it: it keeps the size of gradients.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -57,12 +60,15 @@ class ResNet18(Classifier):
     """ResNet-18 for small images: 11,173,962 parameters (He et al. 2015, arXiv:1512.03385).
 
     Args:
+        initialization: How the convolutions' weights begin: ``he``, normal with a variance of 2 / (9 · channels out) for
+            a 3×3 kernel (arXiv:1502.01852); ``torch``, as PyTorch makes them, evenly between ±1/√(9 · channels in),
+            a variance six times smaller where as many channels go out as come in.
         num_classes: Number of classes; taken from the data on the command line.
         **kwargs: Those of `Classifier`.
     """
 
-    def __init__(self, num_classes: int = 10, **kwargs: Any) -> None:
-        super().__init__(net=SmallImageResNet18(num_classes), num_classes=num_classes, **kwargs)
+    def __init__(self, initialization: Initialization = "he", num_classes: int = 10, **kwargs: Any) -> None:
+        super().__init__(net=SmallImageResNet18(num_classes, initialization), num_classes=num_classes, **kwargs)
 
     @property
     def cam_layer(self) -> nn.Module:
