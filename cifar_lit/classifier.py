@@ -17,6 +17,7 @@ from cifar_lit.resuming import ResumableModule
 from cifar_lit.schedules import Plateau, takes_the_number_of_steps
 from cifar_lit.scores import Scores
 from cifar_lit.views import VIEWS
+from cifar_lit.weight_decay import Decayed, split_by_decay
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
@@ -43,7 +44,8 @@ class Classifier(ResumableModule):
         schedule: Given the optimizer and the number of steps in the run, makes the learning-rate schedule. Without
             one the rate stays.
         weight_decay_on: What the optimizer's weight decay applies to: ``weights`` (of convolutions and linear layers,
-            never norms or biases), ``convolutions`` (their weights alone) or ``all``.
+            never norms or biases), ``dense`` (these but the kernels of depthwise convolutions), ``convolutions`` (their
+            weights alone) or ``all``.
         l1_penalty: Times the sum of the absolute values of all weights, added to the training loss.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1). Training loss only.
         tta: Test-time augmentation, reported beside the plain figures: ``flip`` averages the logits of an image and
@@ -61,7 +63,7 @@ class Classifier(ResumableModule):
         num_classes: int = 10,
         optimizer: OptimizerCallable = lambda params: NesterovSGD(params, lr=0.1),
         schedule: ScheduleCallable | None = None,
-        weight_decay_on: Literal["weights", "convolutions", "all"] = "weights",
+        weight_decay_on: Decayed = "weights",
         l1_penalty: float = 0.0,
         label_smoothing: float = 0.0,
         tta: Literal["none", "flip", "multi_view"] = "none",
@@ -194,19 +196,7 @@ class Classifier(ResumableModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The network's parameters: those with the optimizer's weight decay, and those without any."""
-        decayed: list[nn.Parameter] = []
-        free: list[nn.Parameter] = []
-        for module in self.net.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                if not parameter.requires_grad:
-                    continue
-                if self.weight_decay_on == "all":
-                    decay = True
-                elif self.weight_decay_on == "convolutions":
-                    decay = isinstance(module, nn.Conv2d) and name == "weight"
-                else:
-                    decay = parameter.ndim > 1
-                (decayed if decay else free).append(parameter)
+        decayed, free = split_by_decay(self.net, self.weight_decay_on)
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 

@@ -15,9 +15,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from cifar_lit.classifier import Classifier
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
-from cifar_lit.models import DepthwiseNet, ResNetV1
+from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNetV1
 from cifar_lit.schedules import InverseTime, OneCycle, Plateau
 from cifar_lit.scores import MeanLoss, Scores
+from cifar_lit.weight_decay import split_by_decay
 
 
 class Pixels(Classifier):
@@ -95,6 +96,19 @@ def test_decay_on_convolutions_alone_and_on_all() -> None:
     convolutions = ResNetV1(8, weight_decay_on="convolutions").parameter_groups()
     assert {p.ndim for p in convolutions[0]["params"]} == {4}
     assert len(ResNetV1(8, weight_decay_on="all").parameter_groups()) == 1
+
+
+def test_decay_on_dense_weights_leaves_depthwise_kernels() -> None:
+    model = DilatedSeparableNet(weight_decay_on="dense")
+    decayed, free = model.parameter_groups()
+    pointwise = [m.weight for m in model.net.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
+    assert {id(p) for p in decayed["params"]} == {id(weight) for weight in pointwise}
+    assert free["weight_decay"] == 0
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+    # One channel in, as of grey images, makes a kernel no less dense; without kernels of that sort all is as before.
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3, groups=2))
+    assert [len(part) for part in split_by_decay(grey, "dense")] == [2, 4]
+    assert [len(part) for part in split_by_decay(grey, "weights")] == [3, 3]
 
 
 def test_flip_average_is_reported_beside_the_plain_figure(tmp_path: Path) -> None:

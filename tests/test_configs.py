@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from cifar_lit import optimizers
+from cifar_lit.classifier import Classifier
 from cifar_lit.cli import CifarCLI, main
 
 REPOSITORY = Path(__file__).parent.parent
@@ -32,10 +33,14 @@ def test_recipe_trains_saves_and_loads(
         tiny.append("--data.val_size=100")
     main(["fit", "--config", str(path), *tiny, *few])
     checkpoint = tmp_path / "lightning_logs" / path.stem / "version_0" / "checkpoints" / "last.ckpt"
-    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["global_step"] == 2
     capsys.readouterr()
+    tested: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(Classifier, "on_test_start", lambda model: tested.update(model.state_dict()), raising=False)
     main(["test", f"--ckpt_path={checkpoint}", "--trainer.limit_test_batches=1"])
     assert "test/accuracy" in capsys.readouterr().out
+    torch.testing.assert_close(tested, dict(saved["state_dict"]), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)

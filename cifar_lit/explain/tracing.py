@@ -137,7 +137,7 @@ class FieldTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _spread(self, out: Tensor) -> None:
         """Tell all that shares memory with ``out`` that it was written to."""
         memory, record = _memory(out), self._records[out]
-        unknown = self._unknown("an operation in place", "writes through a view")
+        unknown = self._unknown("an operation in place", "writes a part of a map, as circular padding does")
         for other in list(self._records.keys()):
             if other is not out and _memory(other) == memory and _overlap(other, out):
                 same = (other.shape, other.stride(), _range(other)) == (out.shape, out.stride(), _range(out))

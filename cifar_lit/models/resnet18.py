@@ -60,8 +60,8 @@ class ResNet18(Classifier):
     """ResNet-18 for small images: 11,173,962 parameters (He et al. 2015, arXiv:1512.03385).
 
     Args:
-        initialization: How the convolutions' weights begin: ``he``, normal with a variance of 2 / (9 · channels out) for
-            a 3×3 kernel (arXiv:1502.01852); ``torch``, as PyTorch makes them, evenly between ±1/√(9 · channels in),
+        initialization: How the convolutions' weights begin: ``he``, normal with a variance of 2 / (9 · channels out)
+            for a 3×3 kernel (arXiv:1502.01852); ``torch``, as PyTorch makes them, evenly between ±1/√(9 · channels in),
             a variance six times smaller where as many channels go out as come in.
         num_classes: Number of classes; taken from the data on the command line.
         **kwargs: Those of `Classifier`.

@@ -429,7 +429,11 @@ UNTRACEABLE: dict[str, tuple[Net, str]] = {
     "maps side by side": (Net(lambda n, x: n.b(torch.cat([n.a(x), n.a(x)], 3)), **B4), "side by side"),  # type: ignore[operator]
     "unequal pools": (Net(lambda n, x: n.b(F.adaptive_avg_pool2d(n.a(x), 5)), **B4), "unequal size"),  # type: ignore[operator]
     "value in Python": (Net(scaled_by_a_value, **B4), "reads a value"),
-    "written through a view": (Net(written_through_a_view, **B4), "writes through a view"),
+    "written through a view": (Net(written_through_a_view, **B4), "writes a part of a map"),
+    "circular padding": (
+        Net(lambda n, x: n.b(n.ring(n.a(x))), ring=nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), **B4),  # type: ignore[operator]
+        "ring (Conv2d): an operation in place writes a part of a map, as circular padding does",
+    ),
     "through numpy": (Net(through_numpy, **B4), "does not depend on the image"),
     "no rule": (Net(lambda n, x: n.b(n.a(x).sort(dim=3).values.cummax(dim=3).values), **B4), "positions"),  # type: ignore[operator]
 }

@@ -1,5 +1,6 @@
 """What the published architectures promise: parameters, shapes, and where Grad-CAM looks."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -89,9 +90,58 @@ def test_impossible_depth_names_possible_ones(build: Callable[[int], Classifier]
         build(depth)
 
 
-def test_he_normal_initialisation() -> None:
-    weights = ResNetV1(20).net.stages[2][1].conv1.weight
-    assert weights.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+def by_inputs(conv: nn.Conv2d) -> float:
+    """Of He et al. 2015, to keep the size of maps."""
+    return math.sqrt(2 / conv.weight[0].numel())
+
+
+def by_outputs(conv: nn.Conv2d) -> float:
+    """Of He et al. 2015, to keep the size of gradients."""
+    return math.sqrt(2 / (conv.out_channels * conv.weight[0, 0].numel()))
+
+
+def of_torch(conv: nn.Conv2d) -> float:
+    """Of numbers between ±1/√inputs."""
+    return math.sqrt(1 / (3 * conv.weight[0].numel()))
+
+
+@pytest.mark.parametrize(
+    ("build", "deviation", "largest"),
+    [
+        (ResNetV1, by_inputs, None),
+        (ResNetV2, by_inputs, None),
+        (ResNet18, by_outputs, None),
+        (partial(ResNet18, initialization="torch"), of_torch, 3**0.5),
+        (DilatedSeparableNet, of_torch, 3**0.5),
+        (DepthwiseNet, of_torch, 3**0.5),
+    ],
+    ids=["v1", "v2", "resnet18", "resnet18 as torch", "dilated", "depthwise"],
+)
+def test_convolutions_begin_as_said(
+    build: Callable[[], Classifier], deviation: Callable[[nn.Conv2d], float], largest: float | None
+) -> None:
+    torch.manual_seed(0)
+    convolutions = [module for module in build().net.modules() if isinstance(module, nn.Conv2d)]
+    drawn = []
+    for conv in convolutions:
+        weights = conv.weight.detach().flatten() / deviation(conv)
+        # Five times what the root of a mean square of so many normal numbers strays by.
+        assert weights.square().mean().sqrt().item() == pytest.approx(1, abs=5 / (2 * weights.numel()) ** 0.5), conv
+        drawn.append(weights)
+    # Even draws end somewhere, normal ones of this number go beyond three deviations.
+    reached = torch.cat(drawn).abs().max().item()
+    assert reached == pytest.approx(largest, rel=1e-2) if largest else reached > 3
+
+
+@pytest.mark.parametrize("build", [ResNetV1, ResNetV2])
+def test_he_nets_begin_without_biases(build: Callable[..., Classifier]) -> None:
+    biases = [
+        module.bias
+        for module in build(conv_bias=True).net.modules()
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None
+    ]
+    assert len(biases) > 20
+    assert not any(bias.any() for bias in biases)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (31, 31), (16, 9), (7, 8)])
