@@ -1,6 +1,8 @@
 """What the published architectures promise: parameters, shapes, and where Grad-CAM looks."""
 
+import importlib
 import math
+import pkgutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 import yaml
 from torch import nn
 
+from cifar_lit import models
 from cifar_lit.classifier import Classifier
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, PlainCNN, ResNet18, ResNetV1, ResNetV2
@@ -82,6 +85,17 @@ def test_logits_and_cam_layer(build: Callable[..., Classifier], num_classes: int
     assert logits.shape == (2, num_classes)
     assert maps[0].ndim == 4
     assert min(maps[0].shape[2:]) >= 4, "a coarser map shows nothing"
+
+
+def test_every_architecture_can_be_named_without_its_module() -> None:
+    found = {
+        name
+        for file in pkgutil.iter_modules(models.__path__, "cifar_lit.models.")
+        for name, value in vars(importlib.import_module(file.name)).items()
+        if isinstance(value, type) and issubclass(value, Classifier) and value.__module__ == file.name
+    }
+    assert found == set(models.__all__)
+    assert all(hasattr(models, name) for name in found)
 
 
 @pytest.mark.parametrize(("build", "depth"), [(ResNetV1, 21), (ResNetV1, 2), (ResNetV2, 57), (ResNetV2, -7)])
