@@ -1,6 +1,6 @@
 """All that concerns a GPU, in one command of a few minutes and one result.
 
-    python -m benchmarks.gpu --data_root FOLDER [--airbench airbench94_muon.py] [--minutes 8.5] [--seeds 5] [--jobs 4]
+    python -m benchmarks.gpu --data_root FOLDER [--airbench airbench94_muon.py] [--minutes 8.5] [--seeds 5] [--jobs 2]
                              [--parts PART …] [--output FOLDER] [FIT OPTIONS]
     python -m benchmarks.gpu --tiny        tries it out, on any machine
 
@@ -15,8 +15,8 @@ written after each. FIT OPTIONS go to the runs of `accuracy`.
   and rates, and writes no log and no checkpoints, as airbench does not; airbench's stands still while it evaluates
   after each epoch, where ours does not evaluate. It compiles for minutes (beside an H200, on 16 cores, for more than
   200 s): a part that is asked for alone, as with `--parts race`, has all the time.
-- accuracy: of recipes after the last epoch, several runs at a time, for as long as there is time; `--parts accuracy` in
-  a call of its own leaves it more.
+- accuracy: `benchmarks.accuracy` of the recipes that others are compared with, compiled, two at a time, for as long as
+  there is time. What was cut off goes on in the next call, as with `--parts accuracy`. More at a time only take turns.
 
 On a machine without git or the history, CIFAR_LIT_COMMIT names the commit.
 """
@@ -44,14 +44,13 @@ from benchmarks.gpu_parts import (
     of_epochs,
     of_input_pipeline,
     of_training_loop,
-    summary,
 )
 from benchmarks.gpu_speed import of_race
 from benchmarks.measure import parser, save
 from cifar_lit.console import hush_libraries
 
 # What a part does, and how many seconds it may take: what only a GPU can show comes first.
-PARTS: dict[str, tuple[Callable[[Settings, int], Part], float]] = {
+PARTS: dict[str, tuple[Callable[[Settings], Part], float]] = {
     "race": (of_race, 260),
     "epochs": (of_epochs, 170),
     "training_loop": (of_training_loop, 70),
@@ -62,38 +61,36 @@ PARTS: dict[str, tuple[Callable[[Settings, int], Part], float]] = {
 ERROR_LENGTH = 2000
 
 
-def start(part: str, share: int, arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+def start(part: str, arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     """Starts a part, which writes its figures and its errors to files in the folder."""
-    stem = folder / f"{part}-{share}"
-    mine = ["--part", part, "--share", str(share), "--figures", f"{stem}.json"]
-    with Path(f"{stem}.err").open("wb") as errors:
+    with (folder / f"{part}.err").open("wb") as errors:
         # A session of its own, so that all that it starts can be ended with it.
-        command = [sys.executable, "-m", "benchmarks.gpu", *arguments, *mine]
+        command = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--part", part]
+        command += ["--figures", str(folder / f"{part}.json")]
         return subprocess.Popen(command, stderr=errors, start_new_session=True)
 
 
-def outcome(process: subprocess.Popen[bytes], part: str, share: int, deadline: float, folder: Path) -> dict[str, Any]:
+def outcome(process: subprocess.Popen[bytes], part: str, seconds: float, folder: Path) -> dict[str, Any]:
     """The figures of a part when it has ended or its time is up, with what went wrong."""
     error = None
     try:
-        if process.wait(max(deadline - time.monotonic(), 0)):
-            error = (folder / f"{part}-{share}.err").read_text(encoding="utf-8", errors="replace")[-ERROR_LENGTH:]
+        if process.wait(max(seconds, 0)):
+            error = (folder / f"{part}.err").read_text(encoding="utf-8", errors="replace")[-ERROR_LENGTH:]
     except subprocess.TimeoutExpired:
         error = "its time was up"
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    written = folder / f"{part}-{share}.json"
+    written = folder / f"{part}.json"
     figures: dict[str, Any] = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
     return {**figures, "error": error} if error else figures
 
 
-def run_part(part: str, jobs: int, arguments: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Runs a part in one process, or in several at a time.
+def run_part(part: str, arguments: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Runs a part in a process of its own.
 
     Args:
         part: Its name.
-        jobs: Number of processes.
         arguments: Of this program.
         seconds: That it may take.
 
@@ -102,28 +99,8 @@ def run_part(part: str, jobs: int, arguments: Sequence[str], seconds: float) -> 
     """
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        processes = [start(part, share, arguments, folder) for share in range(jobs)]
-        figures = [outcome(process, part, i, begun + seconds, folder) for i, process in enumerate(processes)]
-    merged = by_recipe(figures) if part == "accuracy" else figures[0]
-    return {**merged, "seconds_for_this_part": round(time.monotonic() - begun, 1)}
-
-
-def by_recipe(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What several jobs found, recipe by recipe over all their seeds, and their errors."""
-    runs: dict[str, dict[str, dict[str, float]]] = {}
-    errors = [own.pop("error") for own in figures if "error" in own]
-    for own in figures:
-        for recipe, seeds in own.items():
-            runs.setdefault(recipe, {}).update(seeds)
-    merged: dict[str, Any] = {}
-    for recipe, seeds in runs.items():
-        names = next(iter(seeds.values()), {})
-        merged[recipe] = {
-            "seeds": [int(seed) for seed in seeds],
-            **summary(**{n: [run[n] for run in seeds.values()] for n in names}),
-        }
-    return {**merged, "errors": errors} if errors else merged
+        figures = outcome(start(part, arguments, Path(name)), part, seconds, Path(name))
+    return {**figures, "seconds_for_this_part": round(time.monotonic() - begun, 1)}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -133,10 +110,10 @@ def main(args: Sequence[str] | None = None) -> None:
     options.add_argument("--airbench", type=Path, help="airbench94_muon.py")
     options.add_argument("--minutes", type=float, default=8.5, help="for everything")
     options.add_argument("--seeds", type=int, default=5, help="of what is trained to its end")
-    options.add_argument("--jobs", type=int, default=4, help="runs at a time where time is not measured")
+    options.add_argument("--jobs", type=int, default=2, help="runs at a time where time is not measured")
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options.add_argument("--tiny", action="store_true", help="only try it out")
-    for name in ("--part", "--share", "--figures"):
+    for name in ("--part", "--figures"):
         options.add_argument(name, help="for this program itself, which starts a process for each part")
     given, further = options.parse_known_args(args)
     if given.data_root is None and not given.tiny:
@@ -145,10 +122,10 @@ def main(args: Sequence[str] | None = None) -> None:
         options.error(f"there is no file {given.airbench}")
     hush_libraries()
     sizes = TINY if given.tiny else Sizes()
-    settings = Settings(given.data_root, given.airbench, given.seeds, given.jobs, sizes, tuple(further))
+    settings = Settings(given.data_root, given.airbench, given.seeds, given.jobs, sizes, tuple(further), given.output)
     if given.part is not None:
         measure, _ = PARTS[given.part]
-        for figures in measure(settings, int(given.share)):
+        for figures in measure(settings):
             whole = Path(f"{given.figures}.new")
             whole.write_text(json.dumps(figures), encoding="utf-8")
             # The process may be ended at any moment.
@@ -161,7 +138,7 @@ def main(args: Sequence[str] | None = None) -> None:
         share = PARTS[part][1] if len(given.parts) > 1 else float("inf")
         seconds = min(share, end - time.monotonic())
         print(f"{part}: {seconds:.0f} s at most", flush=True)
-        result[part] = run_part(part, given.jobs if part == "accuracy" else 1, arguments, seconds)
+        result[part] = run_part(part, arguments, seconds)
         save(f"gpu-{device}", result, given.output)
 
 

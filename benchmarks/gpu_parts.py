@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import epoch_limit, input_pipeline, training_loop
+from benchmarks import accuracy, epoch_limit, input_pipeline, training_loop
 from benchmarks.measure import REPOSITORY, images_of, run
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
 
@@ -74,6 +74,7 @@ class Settings:
         jobs: How many runs of `accuracy` share the GPU.
         sizes: How much is measured.
         further: Options for the runs of `accuracy`.
+        output: Folder of results.
     """
 
     data_root: str | None
@@ -82,6 +83,7 @@ class Settings:
     jobs: int
     sizes: Sizes
     further: tuple[str, ...]
+    output: Path
 
     @property
     def data(self) -> list[str]:
@@ -94,13 +96,13 @@ class Settings:
 Part = Iterator[dict[str, Any]]
 
 
-def of_input_pipeline(given: Settings, share: int) -> Part:
+def of_input_pipeline(given: Settings) -> Part:
     """`benchmarks.input_pipeline`."""
     images, rounds, seconds = given.sizes.pipeline
     yield input_pipeline.measure(images, 128, rounds, seconds)
 
 
-def of_training_loop(given: Settings, share: int) -> Part:
+def of_training_loop(given: Settings) -> Part:
     """`benchmarks.training_loop` at several batch sizes."""
     figures = {}
     for batch_size, steps in given.sizes.loops:
@@ -108,7 +110,7 @@ def of_training_loop(given: Settings, share: int) -> Part:
         yield figures
 
 
-def of_epochs(given: Settings, share: int) -> Part:
+def of_epochs(given: Settings) -> Part:
     """`benchmarks.epoch_limit` of several ways to run a recipe."""
     figures = {}
     for name, (recipe, options) in EPOCHS_OF.items():
@@ -139,11 +141,13 @@ def train_and_test(given: Settings, recipe: str, seed: int, *further: str) -> di
     return {"seconds": clock.fit + clock.test, "fit_seconds": clock.fit, "test_seconds": clock.test, **shown}
 
 
-def of_accuracy(given: Settings, share: int) -> Part:
-    """Recipes over this job's share of the seeds."""
-    runs: dict[str, dict[int, dict[str, float]]] = {recipe: {} for recipe in ACCURACY_OF}
-    for seed in range(share, given.seeds, given.jobs):
-        for recipe in ACCURACY_OF:
-            runs[recipe][seed] = train_and_test(given, recipe, seed, *given.further)
-            print(recipe, seed, runs[recipe][seed], flush=True)
-            yield runs
+def of_accuracy(given: Settings) -> Part:
+    """`benchmarks.accuracy` of several recipes, which writes a result a run and goes on where it was stopped."""
+    yield {"results": "accuracy/"}
+    source = [f"--data_root={given.data_root}"] if given.data_root else given.data
+    own = [f"--seeds={given.seeds}", f"--at_once={given.jobs}", f"--output={given.output / 'accuracy'}"]
+    options = [*source, GRAPHS, *given.sizes.every, *given.sizes.whole, *given.further]
+    with tempfile.TemporaryDirectory() as folder:
+        # No whole run goes on from what only tried it out.
+        place = [f"--runs={folder}"] if given.sizes.whole else []
+        accuracy.main([*ACCURACY_OF, *own, *place, *options])

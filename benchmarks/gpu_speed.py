@@ -108,7 +108,7 @@ def airbench(program: Path, data: ImageDataModule) -> Iterator[Run]:
         yield race
 
 
-def of_race(given: Settings, share: int) -> Part:
+def of_race(given: Settings) -> Part:
     """Both over seeds, in turn, each after a run that warms up; without airbench, ours alone."""
     # What makes it tiny goes before.
     options = [*AS_AIRBENCH, *given.sizes.every, *given.sizes.whole]

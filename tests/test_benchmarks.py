@@ -17,6 +17,7 @@ import yaml
 from pytorch_lightning import Callback
 
 from benchmarks import (
+    accuracy,
     epoch_limit,
     gpu,
     gpu_parts,
@@ -346,7 +347,7 @@ def main(run, model):
 
 def settings(**changes: Any) -> gpu_parts.Settings:
     given = {"data_root": None, "airbench": None, "seeds": 2, "jobs": 2, "further": (), "sizes": gpu_parts.TINY}
-    return gpu_parts.Settings(**{**given, **changes})
+    return gpu_parts.Settings(**{"output": Path("results"), **given, **changes})
 
 
 def test_the_race_is_run_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +361,7 @@ def test_the_race_is_run_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(gpu_speed, "train_and_test", train_and_test)
     before = sys.argv, Path.cwd()
-    *_, last = gpu_speed.of_race(settings(airbench=program, sizes=gpu_parts.Sizes(images=20)), 0)
+    *_, last = gpu_speed.of_race(settings(airbench=program, sizes=gpu_parts.Sizes(images=20)))
     assert (sys.argv, Path.cwd()) == before
     assert seeds == [2, 0, 0, 1]
     # Its first run warms up.
@@ -406,14 +407,14 @@ def test_airbench_gets_images_of_all_classes_first(tmp_path: Path, image_folder:
         assert np.array_equal(np.sort(shown.sum(axis=(1, 2, 3))), np.sort(pixels.sum(axis=(1, 2, 3), dtype=np.int64)))
 
 
-def test_accuracy_is_shared_out_by_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_parts, "ACCURACY_OF", ("a", "b"))
-    monkeypatch.setattr(gpu_parts, "train_and_test", lambda given, recipe, seed, *more: {"accuracy": 10.0 * seed})
-    jobs = [list(gpu_parts.of_accuracy(settings(seeds=3), share))[-1] for share in (0, 1)]
-    # As the jobs' files hold them.
-    merged = gpu.by_recipe([*json.loads(json.dumps(jobs)), {"error": "its time was up"}])
-    assert merged["a"] == {"seeds": [0, 2, 1], "accuracy": [0, 20, 10], "mean_accuracy": 10}
-    assert merged["errors"] == ["its time was up"]
+def test_accuracy_on_a_gpu_is_that_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(accuracy, "main", given.extend)
+    asked = settings(data_root="images", sizes=gpu_parts.Sizes(), further=("--model.label_smoothing=0.1",))
+    assert list(gpu_parts.of_accuracy(asked)) == [{"results": "accuracy/"}]
+    assert given[: len(gpu_parts.ACCURACY_OF)] == list(gpu_parts.ACCURACY_OF)
+    assert {"--seeds=2", "--at_once=2", "--data_root=images", f"--output={Path('results', 'accuracy')}"} <= {*given}
+    assert given[-2:] == [gpu_parts.GRAPHS, "--model.label_smoothing=0.1"]
 
 
 def test_a_run_to_its_end_gives_what_its_clock_and_its_test_say(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,10 +461,10 @@ def test_gpu_notes_what_fails_and_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_part_whose_time_is_up_is_ended_and_keeps_what_it_has(tmp_path: Path) -> None:
     script = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text('{\"done\": 1}'); time.sleep(100)"
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "epochs-0.json")], start_new_session=True)
-    while not (tmp_path / "epochs-0.json").is_file():
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "epochs.json")], start_new_session=True)
+    while not (tmp_path / "epochs.json").is_file():
         time.sleep(0.01)
-    found = gpu.outcome(process, "epochs", 0, time.monotonic() + 0.1, tmp_path)
+    found = gpu.outcome(process, "epochs", 0.1, tmp_path)
     assert found == {"done": 1, "error": "its time was up"}
     assert process.poll() is not None
 
