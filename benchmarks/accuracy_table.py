@@ -3,7 +3,8 @@
     python -m benchmarks.accuracy_table [--check]
 
 With `--check` it writes nothing, and fails where they say something else. A recipe without a result says "not measured
-yet", unless its header and its row name another file of `results/`.
+yet", unless its header and its row name another file of `results/`; a result of a recipe as it was before is none.
+What `benchmarks.reference_epochs` measured goes into the headers of reference recipes, beside what was published.
 """
 
 import argparse
@@ -18,10 +19,15 @@ from typing import Any
 
 import yaml
 
+from benchmarks.accuracy import settings_of
 from benchmarks.measure import REPOSITORY
 
 RESULTS = Path("benchmarks", "results", "accuracy")
 EPOCHS = Path("benchmarks", "results", "epoch_limit-cpu.json")
+FIRST_EPOCHS = Path("benchmarks", "results", "reference_epochs.json")
+PUBLISHED = Path("benchmarks", "results", "published_logs.json")
+# R5's log goes on from weights trained before; another one does not.
+BEGUN_AFRESH = {"r5": "r5_afresh"}
 VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
 WIDTH = 120
 UNKNOWN = "not measured yet"
@@ -32,10 +38,11 @@ SAME_RECIPE = ("--model.compile_mode=",)
 def results_of(recipe: str, repository: Path) -> list[dict[str, Any]]:
     """What runs of a recipe reached that trained on all images: of the largest group alike in data and device."""
     groups: dict[str, list[dict[str, Any]]] = {}
+    now = settings_of(repository / "configs" / f"{recipe}.yaml")
     for path in sorted((repository / RESULTS).glob(f"{recipe.replace('/', '-')}-*-seed*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         changed = [option for option in found["options"] if not option.startswith(SAME_RECIPE)]
-        if found["recipe"] == recipe and "hold-out" not in path.name and not changed:
+        if (found["recipe"], found["settings"]) == (recipe, now) and "hold-out" not in path.name and not changed:
             groups.setdefault(path.name.rpartition("-seed")[0], []).append({**found, "file": path.name})
     return max(groups.values(), key=len, default=[])
 
@@ -66,8 +73,12 @@ def accuracy(results: Sequence[dict[str, Any]]) -> str:
     parts += [f"{mean(name)} {words}" for name, words in VIEWS.items() if name in results[0]]
     if "best_epoch_accuracy" in results[0]:
         parts.append(f"{mean('best_epoch_accuracy')} in the best epoch")
-    images = {"jpeg": "JPEG images", "original": "CIFAR-10"}.get(results[0]["data"], results[0]["data"])
-    return f"{', '.join(parts)}; {images}"
+    return f"{', '.join(parts)}; {images_of(results[0])}"
+
+
+def images_of(result: dict[str, Any]) -> str:
+    """What a run trained on, in words."""
+    return {"jpeg": "JPEG images", "original": "CIFAR-10"}.get(result["data"], str(result["data"]))
 
 
 def seeds(results: Sequence[dict[str, Any]]) -> str:
@@ -97,16 +108,45 @@ def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, A
     return re.sub(pattern, lambda _: header, text, count=1, flags=re.MULTILINE | re.DOTALL)
 
 
+def with_first_epochs(text: str, name: str, repository: Path) -> str:
+    """A reference recipe whose header lays its first epochs beside the published ones.
+
+    Args:
+        text: The recipe.
+        name: Such as r1.
+        repository: Where results are.
+    """
+    measured = json.loads((repository / FIRST_EPOCHS).read_text(encoding="utf-8"))["recipes"]
+    if name not in measured:
+        return text
+    published = json.loads((repository / PUBLISHED).read_text(encoding="utf-8"))
+    ours = measured[name]["train_accuracy"]
+    theirs = published[BEGUN_AFRESH.get(name, name)]["train_accuracy"][: len(ours)]
+    said = [" and ".join(f"{100 * share:.1f}" for share in shares) + " %" for shares in (ours, theirs)]
+    afresh = ", begun afresh," if name in BEGUN_AFRESH else ""
+    sentence = (
+        f"In the first {len(ours)} epochs its training accuracy is {said[0]} on {images_of(measured[name])}, "
+        f"published{afresh} {said[1]} ({FIRST_EPOCHS.as_posix()})."
+    )
+    # A number and its sign stay on one line.
+    lines = textwrap.wrap(sentence.replace(" %", "\xa0%"), WIDTH - 2)
+    header = "".join(f"# {line}\n" for line in lines).replace("\xa0", " ")
+    return re.sub(r"^# In the first .*?(?=^# Measured here)", header, text, count=1, flags=re.MULTILINE | re.DOTALL)
+
+
 def generated(repository: Path) -> dict[Path, str]:
     """Every file that says what was measured, as it should be."""
     readme = repository / "README.md"
     texts = {readme: readme.read_text(encoding="utf-8")}
     for file in sorted((repository / "configs").rglob("*.yaml")):
         recipe = file.relative_to(repository / "configs").with_suffix("").as_posix()
+        texts[file] = file.read_text(encoding="utf-8")
+        if file.parent.name == "reference":
+            texts[file] = with_first_epochs(texts[file], file.stem, repository)
         if results := results_of(recipe, repository):
             spent = cost(recipe, results, repository)
             texts[readme] = with_row(texts[readme], recipe, spent, results)
-            texts[file] = with_header(file.read_text(encoding="utf-8"), recipe, spent, results)
+            texts[file] = with_header(texts[file], recipe, spent, results)
     return texts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from forks import command
 
-from benchmarks import accuracy, accuracy_table, tuning
+from benchmarks import accuracy, accuracy_table, reference_epochs, tuning
 
 TINY = [
     *["--data=DigitsDataModule", "--data.batch_size=64", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"],
@@ -94,7 +94,8 @@ def test_a_try_may_be_one_option_or_none(tmp_path: Path, monkeypatch: pytest.Mon
 
 def result(recipe: str, **figures: Any) -> dict[str, Any]:
     machine = {"threads": 2, "gpu": None}
-    return {"recipe": recipe, "options": [], "data": "jpeg", "machine": machine, "fit_seconds": 1830.0, **figures}
+    same = {"recipe": recipe, "options": [], "settings": "trainer: 1"}
+    return {**same, "data": "jpeg", "machine": machine, "fit_seconds": 1830.0, **figures}
 
 
 def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
@@ -109,10 +110,12 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     )
     (tmp_path / "configs" / "other.yaml").write_text("# Cost: not measured yet.\ntrainer: 1\n")
     (tmp_path / "configs" / "reference" / "r9.yaml").write_text("# R9.\n# Measured here: not\n# yet.\ntrainer: 1\n")
+    (tmp_path / accuracy_table.FIRST_EPOCHS).write_text('{"recipes": {}}')
     for seed, value in enumerate((91.0, 92.5)):
         file = folder / f"net-jpeg-cpu-seed{seed}.json"
         file.write_text(json.dumps(result("net", accuracy=value, accuracy_flip=value + 1)))
-    # Neither another recipe's, nor with other options, nor with images held out.
+    # Neither another recipe's, nor with other options, nor with images held out, nor of the recipe as it was.
+    (folder / "net-jpeg-cpu-seed2.json").write_text(json.dumps(result("net", accuracy=3.0, settings="trainer: 2")))
     (folder / "net-jpeg-cpu-hold-out-seed0.json").write_text(json.dumps(result("net", accuracy=1.0)))
     (folder / "net-original-cuda-seed0.json").write_text(
         json.dumps({**result("net", accuracy=2.0), "options": ["--x"]})
@@ -130,7 +133,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds; "
         "benchmarks/results/accuracy/net-*.json).\ntrainer: 1\n# Cost: no\n"
     )
-    assert "configs/other.yaml" not in texts
+    assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: 1\n"
     assert re.fullmatch(
         r"# R9.\n# Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, 90 s on 1 CPU core;\n"
         r"# .*reference-r9-\*.json\).\ntrainer: 1\n",
@@ -142,6 +145,38 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     assert {f.relative_to(tmp_path).as_posix(): t for f, t in accuracy_table.generated(tmp_path).items()} == texts
 
 
+def test_headers_lay_the_first_epochs_beside_the_published_ones(tmp_path: Path) -> None:
+    (tmp_path / accuracy_table.FIRST_EPOCHS).parent.mkdir(parents=True)
+    measured = {"r5": {"train_accuracy": [0.123, 0.2349], "data": "jpeg"}}
+    (tmp_path / accuracy_table.FIRST_EPOCHS).write_text(json.dumps({"recipes": measured}))
+    published = {"r5": {"train_accuracy": [0.8] * 3}, "r5_afresh": {"train_accuracy": [0.3, 0.4, 0.5]}}
+    (tmp_path / accuracy_table.PUBLISHED).write_text(json.dumps(published))
+    text = "# R5.\n# In the first epochs\n# no.\n# Measured here: not.\ntrainer: 1\n"
+    assert accuracy_table.with_first_epochs(text, "r5", tmp_path) == (
+        "# R5.\n# In the first 2 epochs its training accuracy is 12.3 and 23.5 % on JPEG images, published, begun "
+        "afresh, 30.0 and\n# 40.0 % (benchmarks/results/reference_epochs.json).\n# Measured here: not.\ntrainer: 1\n"
+    )
+    assert accuracy_table.with_first_epochs(text, "r9", tmp_path) == text
+
+
+def test_first_epochs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = list[str]()
+
+    def fit(*arguments: str) -> tuple[float, str]:
+        tiny = [*TINY[:2], *TINY[3:], "--data.val_size=0"]
+        ran.append(Path(arguments[1].removeprefix("--config=")).stem)
+        return command(*arguments, *tiny)
+
+    monkeypatch.setattr(reference_epochs, "command", fit)
+    for epochs in (1, 2, 2):
+        reference_epochs.main([f"--epochs={epochs}", f"--output={tmp_path}", "r5_plain"])
+    assert ran == ["r5_plain"] * 2
+    found = json.loads((tmp_path / "reference_epochs.json").read_text())["recipes"]["r5_plain"]
+    charts = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    assert [len(found[chart]) for chart in charts] == [2] * 4
+    assert all(0 <= found[chart][0] <= 1 for chart in charts if "accuracy" in chart)
+
+
 def test_the_cost_of_runs_that_shared_their_machine_is_that_of_epochs_that_did_not(tmp_path: Path) -> None:
     folder = tmp_path / accuracy_table.RESULTS
     folder.mkdir(parents=True)
@@ -150,7 +185,7 @@ def test_the_cost_of_runs_that_shared_their_machine_is_that_of_epochs_that_did_n
     recipe = tmp_path / "configs" / "net.yaml"
     recipe.write_text("# Net.\n# Cost: not measured yet.\ntrainer: {max_epochs: 50}\n")
     for seed in range(2):
-        shared = result("net", accuracy=90.0, at_once=2)
+        shared = result("net", accuracy=90.0, at_once=2, settings="trainer: {max_epochs: 50}")
         (folder / f"net-jpeg-cpu-seed{seed}.json").write_text(json.dumps(shared))
 
     def header() -> str:
@@ -160,7 +195,7 @@ def test_the_cost_of_runs_that_shared_their_machine_is_that_of_epochs_that_did_n
         epochs = {"machine": {"threads": 2, "gpu": None}, "recipes": {name: {"seconds": 30.0}}}
         (tmp_path / accuracy_table.EPOCHS).write_text(json.dumps(epochs))
         assert header() == f"# Cost: {expected}."
-    (folder / "net-jpeg-cpu-seed2.json").write_text(json.dumps(result("net", accuracy=90.0, fit_seconds=3600.0)))
+    (folder / "net-jpeg-cpu-seed2.json").write_text(json.dumps({**shared, "at_once": 1, "fit_seconds": 3600.0}))
     assert header() == "# Cost: 60 min on 2 CPU cores."
 
 
@@ -170,6 +205,8 @@ def test_the_cost_of_runs_that_shared_their_machine_is_that_of_epochs_that_did_n
 def test_a_run_counts_for_its_recipe_if_it_computed_the_same(tmp_path: Path, options: list[str], counts: bool) -> None:
     folder = tmp_path / accuracy_table.RESULTS
     folder.mkdir(parents=True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "net.yaml").write_text("trainer: 1\n")
     (folder / "net-jpeg-cuda-seed0.json").write_text(json.dumps({**result("net"), "options": options}))
     assert bool(accuracy_table.results_of("net", tmp_path)) == counts
 

@@ -1,0 +1,69 @@
+"""The first epochs of the reference recipes, to be laid beside the published logs.
+
+    python -m benchmarks.reference_epochs --data_root FOLDER [--epochs 2] [--at_once 1] [RECIPE …]
+
+A recipe is a name such as r1; without one all are run. What is there, of as many epochs of the same recipe, is not run
+again. `python -m benchmarks.accuracy_table` puts the figures into the recipes' headers.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of, share_cores
+from benchmarks.measure import REPOSITORY, commit, images_of, parser, save
+from benchmarks.time_to_accuracy import command
+from cifar_lit.console import hush_libraries
+
+CONFIGS = REPOSITORY / "configs" / "reference"
+NAME = "reference_epochs"
+
+
+def figures(folder: Path) -> dict[str, list[float]]:
+    """Loss, and accuracy as a share, on training and validation images of each epoch of the run in a folder."""
+    return {
+        f"{split}_{chart}": [round(value, 4) for value in by_epoch(folder, split, chart)]
+        for split in ("train", "val")
+        for chart in ("loss", "accuracy")
+    }
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs what is not there yet, and writes ``results/reference_epochs.json`` after each."""
+    options = parser(__doc__)
+    options.add_argument("recipes", nargs="*", metavar="RECIPE")
+    options.add_argument(
+        "--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data"
+    )
+    options.add_argument("--epochs", type=int, default=2)
+    options.add_argument("--at_once", type=int, default=1, help="runs that share the cores")
+    given, further = options.parse_known_args(args)
+    hush_libraries()
+    share_cores(given.at_once)
+    file = given.output / f"{NAME}.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["recipes"] if file.is_file() else {}
+
+    def run(recipe: str) -> None:
+        path = CONFIGS / f"{recipe}.yaml"
+        same = {"settings": settings_of(path), "data": kind_of(given.data_root), "options": list(further)}
+        kept = found.get(recipe, {})
+        if {key: kept.get(key) for key in same} == same and len(kept["train_loss"]) == given.epochs:
+            print(f"{recipe}: there already")
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            place = [f"--trainer.default_root_dir={folder}", f"--trainer.max_epochs={given.epochs}"]
+            command("fit", f"--config={path}", *images_of(given.data_root), *QUIET, *place, *further)
+            found[recipe] = {**figures(Path(folder)), **same, "commit": commit()}
+        print(recipe, found[recipe], flush=True)
+        what = "loss and accuracy of each of the first epochs of the reference recipes"
+        save(NAME, {"what": what, "recipes": dict(sorted(found.items()))}, given.output)
+
+    with ThreadPoolExecutor(given.at_once) as pool:
+        list(pool.map(run, given.recipes or sorted(path.stem for path in CONFIGS.glob("*.yaml"))))
+
+
+if __name__ == "__main__":
+    main()
