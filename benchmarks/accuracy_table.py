@@ -88,22 +88,33 @@ def seeds(results: Sequence[dict[str, Any]]) -> str:
 
 def with_row(readme: str, recipe: str, cost: str, results: Sequence[dict[str, Any]]) -> str:
     """The README with a recipe's row as measured."""
-    link = f"[{seeds(results)}]({(RESULTS / results[0]['file']).as_posix()})"
-    pattern = rf"^(\| `{recipe}`[^|]*\|[^|]*\|[^|]*\|)[^|]*\|[^|]*\|$"
-    return re.sub(pattern, rf"\g<1> {cost} | {accuracy(results)} ({link}) |", readme, flags=re.MULTILINE)
+    pattern = rf"^(\| `{recipe}`[^|]*\|[^|]*\|[^|]*\|)([^|]*\|[^|]*\|)$"
+
+    def row(found: re.Match[str]) -> str:
+        if not results:
+            return f"{found[1]} {UNKNOWN} | {UNKNOWN} |" if RESULTS.as_posix() in found[2] else found[0]
+        link = f"[{seeds(results)}]({(RESULTS / results[0]['file']).as_posix()})"
+        return f"{found[1]} {cost} | {accuracy(results)} ({link}) |"
+
+    return re.sub(pattern, row, readme, flags=re.MULTILINE)
 
 
 def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, Any]]) -> str:
     """A recipe with a header as measured."""
     files = f"benchmarks/results/accuracy/{recipe.replace('/', '-')}-*.json"
-    if recipe.startswith("reference/"):
+    if not results:
+        if files not in text:
+            return text
+        names = ("Measured here",) if recipe.startswith("reference/") else ("Cost", "Accuracy")
+        lines = [f"{name}: {UNKNOWN}." for name in names]
+    elif recipe.startswith("reference/"):
         spent = seeds(results) if cost == UNKNOWN else f"{seeds(results)}, {cost}"
         lines = textwrap.wrap(f"Measured here: {accuracy(results)} ({spent}; {files}).", WIDTH - 2)
-        pattern = r"^# Measured here: .*?(?=^[^#])"
     else:
         lines = [f"Cost: {cost}."]
         lines += textwrap.wrap(f"Accuracy: {accuracy(results)} ({seeds(results)}; {files}).", WIDTH - 2)
-        pattern = r"^# Cost: .*?(?=^[^#])"
+    first = "Measured here" if recipe.startswith("reference/") else "Cost"
+    pattern = rf"^# {first}: .*?(?=^[^#])"
     header = "".join(f"# {line}\n" for line in lines)
     return re.sub(pattern, lambda _: header, text, count=1, flags=re.MULTILINE | re.DOTALL)
 
@@ -116,18 +127,20 @@ def with_first_epochs(text: str, name: str, repository: Path) -> str:
         name: Such as r1.
         repository: Where results are.
     """
-    measured = json.loads((repository / FIRST_EPOCHS).read_text(encoding="utf-8"))["recipes"]
-    if name not in measured:
-        return text
-    published = json.loads((repository / PUBLISHED).read_text(encoding="utf-8"))
-    ours = measured[name]["train_accuracy"]
-    theirs = published[BEGUN_AFRESH.get(name, name)]["train_accuracy"][: len(ours)]
-    said = [" and ".join(f"{100 * share:.1f}" for share in shares) + " %" for shares in (ours, theirs)]
-    afresh = ", begun afresh," if name in BEGUN_AFRESH else ""
-    sentence = (
-        f"In the first {len(ours)} epochs its training accuracy is {said[0]} on {images_of(measured[name])}, "
-        f"published{afresh} {said[1]} ({FIRST_EPOCHS.as_posix()})."
-    )
+    measured = json.loads((repository / FIRST_EPOCHS).read_text(encoding="utf-8"))["recipes"].get(name, {})
+    now = settings_of(repository / "configs" / "reference" / f"{name}.yaml")
+    if (measured.get("settings"), measured.get("options")) == (now, []):
+        published = json.loads((repository / PUBLISHED).read_text(encoding="utf-8"))
+        ours = measured["train_accuracy"]
+        theirs = published[BEGUN_AFRESH.get(name, name)]["train_accuracy"][: len(ours)]
+        said = [" and ".join(f"{100 * share:.1f}" for share in shares) + " %" for shares in (ours, theirs)]
+        afresh = ", begun afresh," if name in BEGUN_AFRESH else ""
+        sentence = (
+            f"In the first {len(ours)} epochs its training accuracy is {said[0]} on {images_of(measured)}, "
+            f"published{afresh} {said[1]} ({FIRST_EPOCHS.as_posix()})."
+        )
+    else:
+        sentence = f"In the first epochs: {UNKNOWN}."
     # A number and its sign stay on one line.
     lines = textwrap.wrap(sentence.replace(" %", "\xa0%"), WIDTH - 2)
     header = "".join(f"# {line}\n" for line in lines).replace("\xa0", " ")
@@ -143,10 +156,10 @@ def generated(repository: Path) -> dict[Path, str]:
         texts[file] = file.read_text(encoding="utf-8")
         if file.parent.name == "reference":
             texts[file] = with_first_epochs(texts[file], file.stem, repository)
-        if results := results_of(recipe, repository):
-            spent = cost(recipe, results, repository)
-            texts[readme] = with_row(texts[readme], recipe, spent, results)
-            texts[file] = with_header(texts[file], recipe, spent, results)
+        results = results_of(recipe, repository)
+        spent = cost(recipe, results, repository) if results else UNKNOWN
+        texts[readme] = with_row(texts[readme], recipe, spent, results)
+        texts[file] = with_header(texts[file], recipe, spent, results)
     return texts
 
 

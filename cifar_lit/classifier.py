@@ -195,8 +195,9 @@ class Classifier(ResumableModule):
             self.log(f"{split}/{name}{suffix}", metric)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The network's parameters: those with the optimizer's weight decay, and those without any."""
-        decayed, free = split_by_decay(self.net, self.weight_decay_on)
+        """The parameters: those with the optimizer's weight decay, and those without any."""
+        # Of the module: a subclass may keep layers beside its network.
+        decayed, free = split_by_decay(self, self.weight_decay_on)
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
 

@@ -13,6 +13,7 @@ from cifar_lit.commands.learnt_data import preprocessing_in
 from cifar_lit.commands.pictures import FORMATS, predict_pictures
 from cifar_lit.commands.summary import Format, summarize
 from cifar_lit.data.image_folder import decode
+from cifar_lit.errors import UserError
 from cifar_lit.runs import run_of
 
 
@@ -40,7 +41,7 @@ class CifarTrainer(Trainer):
             min_receptive_field: Least receptive field in pixels; less ends the command with exit code 1.
             ckpt_path: A checkpoint whose run's settings to take, where no --config is given.
         """
-        summarize(model, _image_size(datamodule), format, output, max_params, min_receptive_field)
+        summarize(model, getattr(datamodule, "image_size", 32), format, output, max_params, min_receptive_field)
 
     def explain(
         self,
@@ -122,7 +123,7 @@ class CifarTrainer(Trainer):
         checkpoint = Path(ckpt_path)
         folder = output_dir or _beside(checkpoint, "pictures")
         class_names, normalize = preprocessing_in(load_weights(model, checkpoint), checkpoint)
-        read = partial(decode, size=_image_size(datamodule), formats=FORMATS)
+        read = partial(decode, size=side_of_images(datamodule), formats=FORMATS)
         predict_pictures(
             model,
             read,
@@ -136,8 +137,19 @@ class CifarTrainer(Trainer):
         return None
 
 
-def _image_size(datamodule: LightningDataModule | None) -> int:
-    return int(getattr(datamodule, "image_size", 32))
+def side_of_images(datamodule: LightningDataModule | None) -> int:
+    """What pictures are scaled and cut to: the side in pixels of the data's images.
+
+    Raises:
+        UserError: These are not square.
+    """
+    size = getattr(datamodule, "image_size", 32)
+    sides = {*size} if isinstance(size, (tuple, list)) else {size}
+    if len(sides) != 1:
+        raise UserError(
+            f"Pictures are made square, and the images of {type(datamodule).__name__} are of {size} pixels."
+        )
+    return int(sides.pop())
 
 
 def _beside(checkpoint: Path, name: str) -> Path:

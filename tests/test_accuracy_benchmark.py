@@ -104,11 +104,17 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     (tmp_path / "configs" / "reference").mkdir(parents=True)
     (tmp_path / "README.md").write_text(
         "| recipe |\n| `net` (Net) | 1,000 | 50 | not measured yet | not measured yet |\n"
+        "| `gone` | 1 | 2 | 3 s | 3 % ([1 seed](benchmarks/results/accuracy/gone-jpeg-cpu-seed0.json)) |\n"
+        "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
     )
     (tmp_path / "configs" / "net.yaml").write_text(
         "# Net.\n# Cost: not measured yet.\n# Accuracy: not\n# yet.\ntrainer: 1\n# Cost: no\n"
     )
     (tmp_path / "configs" / "other.yaml").write_text("# Cost: not measured yet.\ntrainer: 1\n")
+    gone = "benchmarks/results/accuracy/gone-*.json"
+    (tmp_path / "configs" / "gone.yaml").write_text(f"# Cost: 3 s.\n# Accuracy: 3 % ({gone}).\ntrainer: 1\n")
+    elsewhere = "# Cost: 3 s.\n# Accuracy: 3 % (benchmarks/results/quickstart.json).\ntrainer: 1\n"
+    (tmp_path / "configs" / "elsewhere.yaml").write_text(elsewhere)
     (tmp_path / "configs" / "reference" / "r9.yaml").write_text("# R9.\n# Measured here: not\n# yet.\ntrainer: 1\n")
     (tmp_path / accuracy_table.FIRST_EPOCHS).write_text('{"recipes": {}}')
     for seed, value in enumerate((91.0, 92.5)):
@@ -128,11 +134,15 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     assert texts["README.md"] == (
         f"| recipe |\n| `net` (Net) | 1,000 | 50 | 30 min on 2 CPU cores | {words} "
         "([2 seeds](benchmarks/results/accuracy/net-jpeg-cpu-seed0.json)) |\n"
+        "| `gone` | 1 | 2 | not measured yet | not measured yet |\n"
+        "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
     )
     assert texts["configs/net.yaml"] == (
         f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds; "
         "benchmarks/results/accuracy/net-*.json).\ntrainer: 1\n# Cost: no\n"
     )
+    assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: 1\n"
+    assert texts["configs/elsewhere.yaml"] == elsewhere
     assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: 1\n"
     assert re.fullmatch(
         r"# R9.\n# Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, 90 s on 1 CPU core;\n"
@@ -147,16 +157,22 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
 
 def test_headers_lay_the_first_epochs_beside_the_published_ones(tmp_path: Path) -> None:
     (tmp_path / accuracy_table.FIRST_EPOCHS).parent.mkdir(parents=True)
-    measured = {"r5": {"train_accuracy": [0.123, 0.2349], "data": "jpeg"}}
+    (tmp_path / "configs" / "reference").mkdir(parents=True)
+    run = {"train_accuracy": [0.123, 0.2349], "data": "jpeg", "settings": "trainer: 1", "options": []}
+    measured = {"r5": run, "r6": {**run, "settings": "trainer: 2"}, "r7": {**run, "options": ["--x"]}}
     (tmp_path / accuracy_table.FIRST_EPOCHS).write_text(json.dumps({"recipes": measured}))
     published = {"r5": {"train_accuracy": [0.8] * 3}, "r5_afresh": {"train_accuracy": [0.3, 0.4, 0.5]}}
     (tmp_path / accuracy_table.PUBLISHED).write_text(json.dumps(published))
     text = "# R5.\n# In the first epochs\n# no.\n# Measured here: not.\ntrainer: 1\n"
+    for name in ("r5", "r6", "r7", "r9"):
+        (tmp_path / "configs" / "reference" / f"{name}.yaml").write_text(text)
     assert accuracy_table.with_first_epochs(text, "r5", tmp_path) == (
         "# R5.\n# In the first 2 epochs its training accuracy is 12.3 and 23.5 % on JPEG images, published, begun "
         "afresh, 30.0 and\n# 40.0 % (benchmarks/results/reference_epochs.json).\n# Measured here: not.\ntrainer: 1\n"
     )
-    assert accuracy_table.with_first_epochs(text, "r9", tmp_path) == text
+    for name in ("r6", "r7", "r9"):
+        unknown = "# R5.\n# In the first epochs: not measured yet.\n# Measured here: not.\ntrainer: 1\n"
+        assert accuracy_table.with_first_epochs(text, name, tmp_path) == unknown, name
 
 
 def test_first_epochs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

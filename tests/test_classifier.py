@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from cifar_lit.classifier import Classifier
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
-from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNetV1
+from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNet18, ResNetV1
 from cifar_lit.schedules import InverseTime, OneCycle, Plateau
 from cifar_lit.scores import MeanLoss, Scores
 from cifar_lit.weight_decay import split_by_decay
@@ -109,6 +109,30 @@ def test_decay_on_dense_weights_leaves_depthwise_kernels() -> None:
     grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3, groups=2))
     assert [len(part) for part in split_by_decay(grey, "dense")] == [2, 4]
     assert [len(part) for part in split_by_decay(grey, "weights")] == [3, 3]
+
+
+def test_shared_and_further_layers_are_in_the_groups_once() -> None:
+    class Tied(Classifier):
+        def __init__(self) -> None:
+            net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+            net[1].weight = net[0].weight
+            super().__init__(net=net)
+            self.head = nn.Linear(4, 2)
+
+    model = Tied()
+    decayed, free = (group["params"] for group in model.parameter_groups())
+    assert [id(p) for p in decayed] == [id(model.net[0].weight), id(model.head.weight)]
+    assert [id(p) for p in free] == [id(layer.bias) for layer in (*model.net, model.head)]
+
+
+def test_a_choice_that_there_is_not_is_named() -> None:
+    for build, said in (
+        (lambda: DepthwiseNet(head="sepaable"), "head is 'sepaable': give one of pointwise, separable, separable_relu"),  # type: ignore[arg-type]
+        (lambda: ResNet18(initialization="He"), "initialization is 'He': give one of he, torch"),  # type: ignore[arg-type]
+        (lambda: ResNetV1(8, weight_decay_on="norms").parameter_groups(), "weight_decay_on is 'norms'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            build()
 
 
 def test_flip_average_is_reported_beside_the_plain_figure(tmp_path: Path) -> None:

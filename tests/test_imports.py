@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "scores": set(),
     "views": set(),
     "optimizers": {"errors", "precision"},
-    "weight_decay": set(),
+    "weight_decay": {"errors"},
     "resuming": {"ranks", "schedules", "scores"},
     "classifier": {"errors", "optimizers", "ranks", "resuming", "schedules", "scores", "views", "weight_decay"},
     "models": {"classifier", *FOUNDATIONS},

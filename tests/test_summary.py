@@ -102,6 +102,21 @@ def test_ones_own_model_and_one_that_cannot_be_traced(
         main(["summary", "--model=own.Wrong"])
 
 
+def test_images_that_are_not_square(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("wide.py").write_text(
+        "from cifar_lit.data import DigitsDataModule\n"
+        "class Wide(DigitsDataModule):\n"
+        "    image_size = (32, 64)\n"
+        "class Odd(DigitsDataModule):\n"
+        "    image_size = 'large'\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    main(["summary", "--model=DepthwiseNet", "--data=wide.Wide", "--format=json"])
+    assert json.loads(capsys.readouterr().out)["layers"][0]["output_size"] == [3, 32, 64]
+    with pytest.raises(SystemExit, match="the images' size is 'large', where a number of pixels or a pair"):
+        main(["summary", "--model=DepthwiseNet", "--data=wide.Odd"])
+
+
 def test_a_run_knows_its_layers_and_leaves_nothing_behind(capsys: pytest.CaptureFixture[str]) -> None:
     fit = ["fit", "--model=ResNetV1", "--model.depth=8", "--data=DigitsDataModule", "--trainer.accelerator=cpu"]
     main([*fit, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"])

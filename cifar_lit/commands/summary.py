@@ -3,7 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -17,7 +17,7 @@ Format = Literal["text", "markdown", "csv", "json"]
 
 def summarize(
     model: nn.Module,
-    image_size: int,
+    image_size: Any,
     output_format: Format = "text",
     output: Path | None = None,
     max_params: int | None = None,
@@ -26,8 +26,8 @@ def summarize(
     """Prints or writes the table, then holds it against the budget.
 
     Args:
-        model: Maps images (N, 3, image_size, image_size).
-        image_size: Side of the images in pixels.
+        model: Maps images (N, 3, H, W).
+        image_size: Height and width of the images in pixels, or one number for both.
         output_format: ``text`` for the terminal, or one for other programs.
         output: File to write to instead of the terminal.
         max_params: Most trainable parameters allowed.

@@ -66,19 +66,25 @@ def layer_table(net: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32)) 
     )
 
 
-def network_table(model: nn.Module, image_size: int) -> LayerTable:
+def network_table(model: nn.Module, image_size: Any = 32) -> LayerTable:
     """Describe the layers of a LightningModule's ``net`` or, unless that holds all parameters, of the module itself.
 
     Args:
-        model: maps images (N, 3, image_size, image_size).
-        image_size: side of the images in pixels.
+        model: maps images (N, 3, H, W).
+        image_size: height and width of the images in pixels, or one number for both.
 
     Returns:
         The table.
 
     Raises:
-        ValueError: the network cannot run on such images.
+        ValueError: the size is none, or the network cannot run on such images.
     """
+    try:
+        height, width = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+        input_size = (3, int(height), int(width))
+    except (TypeError, ValueError):
+        wanted = "a number of pixels or a pair of them"
+        raise ValueError(f"the images' size is {image_size!r}, where {wanted} is wanted") from None
     net = getattr(model, "net", None)
     # A module that keeps layers beside its net, or does more than to call it, is described whole.
     # That of `Classifier` is known by its name: this module is below it, and does not import it.
@@ -87,7 +93,7 @@ def network_table(model: nn.Module, image_size: int) -> LayerTable:
     calls_net = named == ("cifar_lit.classifier", "Classifier.forward")
     if not calls_net or not isinstance(net, nn.Module) or len([*net.parameters()]) < len([*model.parameters()]):
         net = model
-    return layer_table(net, (3, image_size, image_size))
+    return layer_table(net, input_size)
 
 
 class _Walk:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from cifar_lit.classifier import Classifier
-from cifar_lit.errors import UserError
+from cifar_lit.errors import UserError, check_choice
 from cifar_lit.models.dropout import Dropout
 
 # The published net, 34,427 parameters.
@@ -61,7 +61,7 @@ class Depthwise(nn.Module):
         head: What makes a map of each logit: see `DepthwiseNet`.
 
     Raises:
-        UserError: There is not one dropout a stage, or a list of them does not have one a block.
+        UserError: There is not one dropout a stage, or a list of them does not have one a block; there is no such head.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Depthwise(nn.Module):
         head: Head = "pointwise",
     ) -> None:
         super().__init__()
+        check_choice("head", head, Head)
         if len(widths) != len(dropout):
             raise UserError(f"{len(widths)} stages of widths and {len(dropout)} of dropout: give one dropout a stage.")
         self.stages = nn.ModuleList()
@@ -128,7 +129,7 @@ class DepthwiseNet(Classifier):
         **kwargs: Those of `Classifier`.
 
     Raises:
-        UserError: There is not one dropout a stage, or a list of them does not have one a block.
+        UserError: There is not one dropout a stage, or a list of them does not have one a block; there is no such head.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from cifar_lit.classifier import Classifier
+from cifar_lit.errors import check_choice
 from cifar_lit.models.cifar_resnet import BasicBlock
 
 # He et al. 2015, table 1: four stages of two blocks.
@@ -30,10 +31,14 @@ class SmallImageResNet18(nn.Module):
     Args:
         num_classes: Number of logits.
         initialization: How the convolutions' weights begin, see `ResNet18`.
+
+    Raises:
+        UserError: There is no such initialization.
     """
 
     def __init__(self, num_classes: int = 10, initialization: Initialization = "he") -> None:
         super().__init__()
+        check_choice("initialization", initialization, Initialization)
         channels = STAGE_WIDTHS[0]
         self.stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
         stages = []
@@ -60,14 +65,17 @@ class ResNet18(Classifier):
     """ResNet-18 for small images: 11,173,962 parameters (He et al. 2015, arXiv:1512.03385).
 
     Args:
+        num_classes: Number of classes; taken from the data on the command line.
         initialization: How the convolutions' weights begin: ``he``, normal with a variance of 2 / (9 · channels out)
             for a 3×3 kernel (arXiv:1502.01852); ``torch``, as PyTorch makes them, evenly between ±1/√(9 · channels in),
             a variance six times smaller where as many channels go out as come in.
-        num_classes: Number of classes; taken from the data on the command line.
         **kwargs: Those of `Classifier`.
+
+    Raises:
+        UserError: There is no such initialization.
     """
 
-    def __init__(self, initialization: Initialization = "he", num_classes: int = 10, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int = 10, initialization: Initialization = "he", **kwargs: Any) -> None:
         super().__init__(net=SmallImageResNet18(num_classes, initialization), num_classes=num_classes, **kwargs)
 
     @property

@@ -5,6 +5,7 @@ import struct
 import zlib
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from cifar_lit.commands.learnt_data import preprocessing_in
 from cifar_lit.commands.pictures import EXTENSIONS, FORMATS, predict_pictures
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
+from cifar_lit.trainer import side_of_images
 
 NAMES = ("red", "green, like grass", "blue")
 COLOURS = {"red": (200, 100, 100), "green": (100, 200, 100), "blue": (100, 100, 200)}
@@ -249,3 +251,11 @@ def test_where_nothing_can_be_written(run: Run, folder: Path) -> None:
         with pytest.raises(UserError, match="Cannot write to"):
             predict(run, folder, output, overlays=overlays)
     assert not (folder.parent / "table.csv").exists()
+
+
+def test_pictures_are_made_as_square_as_the_datas_images() -> None:
+    sizes: list[Any] = [SimpleNamespace(image_size=24), SimpleNamespace(image_size=(24, 24)), None]
+    assert [side_of_images(one) for one in sizes] == [24, 24, 32]
+    wide: Any = SimpleNamespace(image_size=(24, 48))
+    with pytest.raises(UserError, match=r"Pictures are made square, and the images of .* are of \(24, 48\) pixels"):
+        side_of_images(wide)
