@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.measure import REPOSITORY, RESULTS, images_of, parser, save
+from benchmarks.measure import REPOSITORY, RESULTS, images_of, save, training_parser
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies, command
 from cifar_lit.console import hush_libraries
 
@@ -115,11 +115,8 @@ def measure(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Trains what has no result yet, and writes a result for each run."""
-    options = parser(__doc__)
+    options = training_parser(__doc__)
     options.add_argument("recipes", nargs="+", help="such as resnet20 or reference/r1")
-    options.add_argument(
-        "--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data"
-    )
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--at_once", type=int, default=1, help="runs that share the machine")
     options.add_argument(

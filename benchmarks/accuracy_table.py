@@ -102,21 +102,22 @@ def with_row(readme: str, recipe: str, cost: str, results: Sequence[dict[str, An
 def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, Any]]) -> str:
     """A recipe with a header as measured."""
     files = f"benchmarks/results/accuracy/{recipe.replace('/', '-')}-*.json"
-    if not results:
-        if files not in text:
-            return text
-        names = ("Measured here",) if recipe.startswith("reference/") else ("Cost", "Accuracy")
-        lines = [f"{name}: {UNKNOWN}." for name in names]
-    elif recipe.startswith("reference/"):
-        spent = seeds(results) if cost == UNKNOWN else f"{seeds(results)}, {cost}"
-        lines = textwrap.wrap(f"Measured here: {accuracy(results)} ({spent}; {files}).", WIDTH - 2)
-    else:
-        lines = [f"Cost: {cost}."]
-        lines += textwrap.wrap(f"Accuracy: {accuracy(results)} ({seeds(results)}; {files}).", WIDTH - 2)
-    first = "Measured here" if recipe.startswith("reference/") else "Cost"
-    pattern = rf"^# {first}: .*?(?=^[^#])"
-    header = "".join(f"# {line}\n" for line in lines)
-    return re.sub(pattern, lambda _: header, text, count=1, flags=re.MULTILINE | re.DOTALL)
+    if not results and files not in text:
+        return text
+    is_reference = recipe.startswith("reference/")
+    spent = f", {cost}" if is_reference and cost != UNKNOWN else ""
+    reached = f"{accuracy(results)} ({seeds(results)}{spent}; {files})" if results else UNKNOWN
+    sentences = [f"Measured here: {reached}."] if is_reference else [f"Cost: {cost}.", f"Accuracy: {reached}."]
+    pattern = r"^# Measured here: .*?(?=^[^#])" if is_reference else r"^# Cost: .*?(?=^[^#])"
+    return with_comment(text, pattern, *sentences)
+
+
+def with_comment(text: str, pattern: str, *sentences: str) -> str:
+    """A recipe with these sentences, each from the beginning of a line, in the place of what matches."""
+    # A number and its sign stay on one line.
+    lines = [line for sentence in sentences for line in textwrap.wrap(sentence.replace(" %", "\xa0%"), WIDTH - 2)]
+    comment = "".join(f"# {line}\n" for line in lines).replace("\xa0", " ")
+    return re.sub(pattern, lambda _: comment, text, count=1, flags=re.MULTILINE | re.DOTALL)
 
 
 def with_first_epochs(text: str, name: str, repository: Path) -> str:
@@ -141,10 +142,7 @@ def with_first_epochs(text: str, name: str, repository: Path) -> str:
         )
     else:
         sentence = f"In the first epochs: {UNKNOWN}."
-    # A number and its sign stay on one line.
-    lines = textwrap.wrap(sentence.replace(" %", "\xa0%"), WIDTH - 2)
-    header = "".join(f"# {line}\n" for line in lines).replace("\xa0", " ")
-    return re.sub(r"^# In the first .*?(?=^# Measured here)", header, text, count=1, flags=re.MULTILINE | re.DOTALL)
+    return with_comment(text, r"^# In the first .*?(?=^# Measured here)", sentence)
 
 
 def generated(repository: Path) -> dict[Path, str]:

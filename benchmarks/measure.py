@@ -139,6 +139,13 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return new
 
 
+def training_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser for what trains recipes: with the option that puts a folder's images in the place of their data."""
+    new = parser(description)
+    new.add_argument("--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data")
+    return new
+
+
 def alternate(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Measures A, B, …, A, B, …: what disturbs the machine for a while then disturbs all of them.
 

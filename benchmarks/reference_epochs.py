@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of, share_cores
-from benchmarks.measure import REPOSITORY, commit, images_of, parser, save
+from benchmarks.measure import REPOSITORY, commit, images_of, save, training_parser
 from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
@@ -33,11 +33,8 @@ def figures(folder: Path) -> dict[str, list[float]]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs what is not there yet, and writes ``results/reference_epochs.json`` after each."""
-    options = parser(__doc__)
+    options = training_parser(__doc__)
     options.add_argument("recipes", nargs="*", metavar="RECIPE")
-    options.add_argument(
-        "--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data"
-    )
     options.add_argument("--epochs", type=int, default=2)
     options.add_argument("--at_once", type=int, default=1, help="runs that share the cores")
     given, further = options.parse_known_args(args)

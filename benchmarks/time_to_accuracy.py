@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import REPOSITORY, commit, images_of, parser, save
+from benchmarks.measure import REPOSITORY, commit, images_of, save, training_parser
 from cifar_lit.console import hush_libraries
 
 # Of a run that is trained to its end and then tested once.
@@ -81,11 +81,8 @@ def once(fit: Sequence[str], recipe: Path, seed: int, folder: Path) -> dict[str,
 
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/time_to_accuracy-<recipe>-<device>.json``."""
-    options = parser(__doc__)
+    options = training_parser(__doc__)
     options.add_argument("--config", type=Path, default=REPOSITORY / "configs" / "speed.yaml")
-    options.add_argument(
-        "--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data"
-    )
     options.add_argument("--seeds", type=int, default=5)
     options.add_argument(
         "--runs", type=Path, default=Path("lightning_logs", "time_to_accuracy"), help="where runs land"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of, share_cores
-from benchmarks.measure import REPOSITORY, commit, images_of, parser, save
+from benchmarks.measure import REPOSITORY, commit, images_of, save, training_parser
 from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
@@ -51,11 +51,8 @@ def attempt(recipe: str, options: str, epochs: int, data_root: str | None) -> di
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the tries that are not there yet, and writes the record after each."""
-    options = parser(__doc__)
+    options = training_parser(__doc__)
     options.add_argument("recipe", help="such as resnet20")
-    options.add_argument(
-        "--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data"
-    )
     options.add_argument("--epochs", type=int, default=10)
     options.add_argument("--at_once", type=int, default=1, help="tries that share the cores")
     # The rest of the line: argparse would take a string that begins with -- for an option of its own.

@@ -24,14 +24,15 @@ def split_by_decay(module: nn.Module, on: Decayed) -> tuple[list[nn.Parameter], 
         UserError: There is no such choice.
     """
     check_choice("weight_decay_on", on, Decayed)
-    split: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     seen = set[nn.Parameter]()
     for layer in module.modules():
         for name, parameter in layer.named_parameters(recurse=False):
             if parameter.requires_grad and parameter not in seen:
-                split[not _decays(layer, name, parameter, on)].append(parameter)
+                (decayed if _decays(layer, name, parameter, on) else free).append(parameter)
                 seen.add(parameter)
-    return split
+    return decayed, free
 
 
 def _decays(layer: nn.Module, name: str, parameter: nn.Parameter, on: Decayed) -> bool:

@@ -66,7 +66,7 @@ def layer_table(net: nn.Module, input_size: tuple[int, int, int] = (3, 32, 32)) 
     )
 
 
-def network_table(model: nn.Module, image_size: Any = 32) -> LayerTable:
+def network_table(model: nn.Module, image_size: Any) -> LayerTable:
     """Describe the layers of a LightningModule's ``net`` or, unless that holds all parameters, of the module itself.
 
     Args:
