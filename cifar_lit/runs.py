@@ -39,6 +39,24 @@ def _accuracy(checkpoint: Path) -> float:
     return float(stated[1]) if stated else 0.0
 
 
+def _folder_of_runs(root: Path, recipe: str | None) -> Path:
+    return root / LOGS / recipe if recipe else root / LOGS
+
+
+def newest_checkpoint(kind: str, root: Path, recipe: str | None = None) -> Path | None:
+    """The checkpoint of the newest run that has one.
+
+    Args:
+        kind: ``best`` or ``last``.
+        root: Folder that holds ``lightning_logs``.
+        recipe: Look only among the runs of this recipe.
+    """
+    runs = _folder_of_runs(root, recipe)
+    found = sorted(runs.glob(f"**/checkpoints/{kind}*.ckpt"), key=lambda file: file.stat().st_mtime)
+    # Where a run keeps several best ones, the accuracy in the name tells which is.
+    return max((file for file in found if file.parent == found[-1].parent), key=_accuracy, default=None)
+
+
 def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Path:
     """The checkpoint that is meant, seen to be whole.
 
@@ -51,15 +69,13 @@ def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Pa
         UserError: There is none, or it is damaged.
     """
     if ckpt_path in (BEST, LAST):
-        runs = root / LOGS / recipe if recipe else root / LOGS
-        found = sorted(runs.glob(f"**/checkpoints/{ckpt_path}*.ckpt"), key=lambda file: file.stat().st_mtime)
-        if not found:
+        newest = newest_checkpoint(ckpt_path, root, recipe)
+        if newest is None:
             raise UserError(
-                f"{runs} holds no run with a {ckpt_path} checkpoint: train one with `fit`, afresh without --ckpt_path, "
-                "or give --ckpt_path FILE."
+                f"{_folder_of_runs(root, recipe)} holds no run with a {ckpt_path} checkpoint: train one with `fit`, "
+                "afresh without --ckpt_path, or give --ckpt_path FILE."
             )
-        # Of the newest run; where it keeps several best ones, the accuracy in the name tells which is.
-        path = max((file for file in found if file.parent == found[-1].parent), key=_accuracy)
+        path = newest
     else:
         path = Path(ckpt_path)
         if not path.is_file():

@@ -14,10 +14,12 @@ from cifar_lit.classifier import Classifier
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.identity import sha256_of
-from cifar_lit.runs import load_checkpoint
+from cifar_lit.runs import LAST, LOGS, load_checkpoint, newest_checkpoint
 
 # A checkpoint chooses among these alone: to name anything else would import it, and so execute what is in it.
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
+# A checkpoint's file has an ending.
+RECIPE = re.compile(r"[\w-]+")
 
 
 class Distillation(Callback):
@@ -28,7 +30,8 @@ class Distillation(Callback):
     the augmented images, is not trained, and costs a forward pass a step; it is no part of the checkpoints.
 
     Args:
-        teacher: Checkpoint of a run of one of this package's architectures, on the same classes.
+        teacher: Checkpoint of a run of one of this package's architectures, on the same classes; or the name of a
+            recipe, such as ``resnet20``, for the last checkpoint of its newest run in the same ``lightning_logs``.
         weight: Share of the teacher, in [0, 1]. At 1 the labels are not looked at.
         temperature: Above 0. The higher, the more the teacher's unlikely classes count.
 
@@ -42,6 +45,7 @@ class Distillation(Callback):
             raise UserError(f"weight is {weight}: give the teacher's share of the loss, from 0 to 1.")
         if temperature <= 0:
             raise UserError(f"temperature is {temperature}: give a number above 0.")
+        self.teacher = teacher
         self.path = Path(teacher)
         self.weight = weight
         self.temperature = temperature
@@ -54,6 +58,8 @@ class Distillation(Callback):
             return
         if not isinstance(pl_module, Classifier):
             raise UserError(f"Distillation changes the loss of a Classifier, which {type(pl_module).__name__} is not.")
+        if RECIPE.fullmatch(self.teacher):
+            self.path = self._newest_run(Path(trainer.default_root_dir))
         if not self.path.is_file():
             raise UserError(f"There is no teacher {self.path}: train one with `fit`, and give its checkpoint.")
         content = load_checkpoint(self.path)
@@ -61,6 +67,15 @@ class Distillation(Callback):
         self._compare(content.get("datamodule_hyper_parameters", {}), trainer)
         self._digest = sha256_of(self.path)
         say(f"Teacher: {type(self._teacher).__name__} of {self.path}")
+
+    def _newest_run(self, root: Path) -> Path:
+        newest = newest_checkpoint(LAST, root, self.teacher)
+        if newest is None:
+            raise UserError(
+                f"{root / LOGS} holds no run of the teacher {self.teacher}: train that recipe first with `fit`, or "
+                "give a checkpoint with --trainer.callbacks.teacher."
+            )
+        return newest
 
     def _built(self, content: dict[str, Any], pupil: Classifier) -> Classifier:
         settings = dict(content.get("hyper_parameters", {}))

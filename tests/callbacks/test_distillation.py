@@ -1,5 +1,6 @@
 """A teacher's answers enter the loss as stated, and nothing else of a run changes."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,23 @@ def test_arguments_out_of_range(settings: dict[str, float], words: str) -> None:
 def test_a_teacher_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no teacher .*none\.ckpt"):
         started(Distillation(str(tmp_path / "none.ckpt")))
+
+
+def test_a_recipe_as_the_teacher_is_its_newest_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for version in (0, 1):
+        folder = tmp_path / "lightning_logs" / "teacher" / f"version_{version}" / "checkpoints"
+        folder.mkdir(parents=True)
+        path = a_teacher(folder / "last.ckpt", seed=version)
+        os.utime(path, (version, version))
+    other = tmp_path / "lightning_logs" / "other" / "version_0" / "checkpoints"
+    other.mkdir(parents=True)
+    a_teacher(other / "last.ckpt")
+    root = f"--trainer.default_root_dir={tmp_path}"
+    main(["fit", *PUPIL, *RUN, root, "--trainer.max_epochs=1", *with_teacher("teacher")])
+    assert f"Teacher: DepthwiseNet of {path}" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *PUPIL, *RUN, root, *with_teacher("nobody")])
+    assert "lightning_logs holds no run of the teacher nobody: train that recipe first" in str(end.value.code)
 
 
 def test_a_teacher_of_other_classes(tmp_path: Path) -> None:
