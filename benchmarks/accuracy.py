@@ -8,6 +8,9 @@ test split chooses nothing. Reference recipes are the exception, as they were fo
 test split, and their best epoch is noted beside their last one. With `--hold_out` the recipe's own validation images
 are held out, and what counts besides is the epoch that they chose.
 
+The teacher of a recipe with `Distillation` is trained first, with the same seed, images and options; what was trained
+for itself serves, too.
+
 Runs that are done several at once share the machine: their seconds are not what a run costs, and say so.
 
 A run writes `results/accuracy/<recipe>-<data>-<device>-seed<n>.json`. `python -m benchmarks.accuracy_table` puts these
@@ -16,12 +19,16 @@ into the README and into the recipes.
 
 import json
 import os
+import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.measure import REPOSITORY, RESULTS, images_of, save, training_parser
@@ -31,6 +38,8 @@ from cifar_lit.console import hush_libraries
 QUIET = [f"--{panel}.every_n_epochs=0" for panel in ("gradcam", "misclassified", "confusion")]
 # Enough that a stop costs little, and seldom enough to cost nothing.
 MINUTES = 5
+# A run's folder is one run's at a time: two recipes may have the same teacher.
+FOLDERS: defaultdict[Path, Lock] = defaultdict(Lock)
 
 
 def kind_of(data_root: str | None) -> str:
@@ -40,29 +49,54 @@ def kind_of(data_root: str | None) -> str:
     return "jpeg" if any(Path(data_root).rglob("*.jp*g")) else Path(data_root).name
 
 
-def train(fit: Sequence[str], folder: Path) -> float:
-    """Trains to the end, from where an earlier try was stopped.
+def file_of(recipe: str, repository: Path = REPOSITORY) -> Path:
+    """Of a recipe by its name."""
+    return repository / "configs" / f"{recipe}.yaml"
+
+
+def all_settings_of(recipe: str, repository: Path = REPOSITORY) -> dict[str, str]:
+    """The settings that a result is of: the recipe's and, where it has one, its teacher's."""
+    settings = settings_of(file_of(recipe, repository))
+    teacher = teacher_of(settings)
+    taught = {"teacher": teacher, "teacher_settings": settings_of(file_of(teacher, repository))} if teacher else {}
+    return {"settings": settings, **taught}
+
+
+def teacher_of(settings: str) -> str | None:
+    """The recipe whose run teaches, by the settings of a recipe."""
+    callbacks = {one["class_path"]: one for one in yaml.safe_load(settings)["trainer"].get("callbacks", [])}
+    return str(callbacks["Distillation"]["init_args"]["teacher"]) if "Distillation" in callbacks else None
+
+
+def train(fit: Sequence[str], recipe: Path, folder: Path) -> float:
+    """Trains to the end, from where an earlier try was stopped; what is there already is not trained again.
 
     Args:
-        fit: Options for `fit`.
+        fit: Options for `fit`, but for the recipe.
+        recipe: Its file.
         folder: Of the run.
 
     Returns:
         Seconds of all tries together, each as long as it was known to run.
     """
-    clock = folder / "seconds.json"
-    spent: list[float] = json.loads(clock.read_text(encoding="utf-8")) if clock.is_file() else []
-    saved = sorted(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
-    root = f"--trainer.default_root_dir={folder}"
-    keep = f"--checkpoint.every_n_minutes={MINUTES}"
-    resume = [f"--ckpt_path={saved[-1]}"] if saved else []
-    if saved and not spent:
-        # The try before ended without having said how long it took: its files tell.
-        spent.append(saved[-1].stat().st_mtime - (saved[-1].parent.parent / "config.yaml").stat().st_mtime)
-    seconds, _ = command("fit", *fit, *QUIET, root, keep, *resume)
-    spent.append(seconds)
-    clock.write_text(json.dumps(spent) + "\n", encoding="utf-8")
-    return sum(spent)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FOLDERS[folder]:
+        asked = {"recipe": settings_of(recipe), "fit": list(fit)}
+        note, clock = folder / "asked.json", folder / "seconds.json"
+        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != asked:
+            sys.exit(f"{folder} holds a run with other settings: remove it, or give another folder with --runs.")
+        note.write_text(json.dumps(asked) + "\n", encoding="utf-8")
+        if clock.is_file():
+            return float(sum(json.loads(clock.read_text(encoding="utf-8"))))
+        saved = sorted(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+        root = f"--trainer.default_root_dir={folder}"
+        keep = f"--checkpoint.every_n_minutes={MINUTES}"
+        resume = [f"--ckpt_path={saved[-1]}"] if saved else []
+        # How long a try took that was stopped, its files tell.
+        spent = [saved[-1].stat().st_mtime - (saved[-1].parent.parent / "config.yaml").stat().st_mtime] if saved else []
+        seconds, _ = command("fit", f"--config={recipe}", *fit, *QUIET, root, keep, *resume)
+        clock.write_text(json.dumps([*spent, seconds]) + "\n", encoding="utf-8")
+        return sum(spent) + seconds
 
 
 def by_epoch(folder: Path, split: str, chart: str) -> list[float]:
@@ -88,13 +122,18 @@ def measure(
     Returns:
         Seconds, and accuracies in percent.
     """
-    folder = runs / recipe.replace("/", "-") / f"{'hold-out-' if hold_out else ''}seed-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     is_reference = recipe.startswith("reference/")
     validation = [] if is_reference or hold_out else [*WITHOUT_VALIDATION]
-    config = f"--config={REPOSITORY / 'configs' / recipe}.yaml"
-    options = [config, *images_of(data_root), *validation, *further, f"--seed_everything={seed}"]
-    seconds = train(options, folder)
+    options = [*images_of(data_root), *validation, *further, f"--seed_everything={seed}"]
+    run = Path(f"{'hold-out-' if hold_out else ''}seed-{seed}")
+    teacher = teacher_of(settings_of(file_of(recipe)))
+    taught = []
+    if teacher is not None:
+        train(options, file_of(teacher), runs / teacher / run)
+        (last,) = (runs / teacher / run).rglob("last.ckpt")
+        taught = [f"--trainer.callbacks.teacher={last}"]
+    folder = runs / recipe.replace("/", "-") / run
+    seconds = train([*options, *taught], file_of(recipe), folder)
     root = f"--trainer.default_root_dir={folder}"
     # To compile takes longer than to test.
     plain = ["--model.compile_mode=none", *QUIET, root]
@@ -130,10 +169,9 @@ def main(args: Sequence[str] | None = None) -> None:
     share_cores(given.at_once)
 
     def run(recipe: str, seed: int) -> None:
-        file = REPOSITORY / "configs" / f"{recipe}.yaml"
         kind = f"{kind_of(given.data_root)}-{device}{'-hold-out' if given.hold_out else ''}"
         name = f"{recipe.replace('/', '-')}-{kind}-seed{seed}"
-        same = {"recipe": recipe, "seed": seed, "options": list(further), "settings": settings_of(file)}
+        same = {"recipe": recipe, "seed": seed, "options": list(further), **all_settings_of(recipe)}
         result = given.output / f"{name}.json"
         if result.is_file():
             kept = json.loads(result.read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.accuracy import settings_of
+from benchmarks.accuracy import all_settings_of, settings_of, teacher_of
 from benchmarks.measure import REPOSITORY
 
 RESULTS = Path("benchmarks", "results", "accuracy")
@@ -38,16 +38,24 @@ SAME_RECIPE = ("--model.compile_mode=",)
 def results_of(recipe: str, repository: Path) -> list[dict[str, Any]]:
     """What runs of a recipe reached that trained on all images: of the largest group alike in data and device."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    now = settings_of(repository / "configs" / f"{recipe}.yaml")
+    now = {"recipe": recipe, **all_settings_of(recipe, repository)}
     for path in sorted((repository / RESULTS).glob(f"{recipe.replace('/', '-')}-*-seed*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         changed = [option for option in found["options"] if not option.startswith(SAME_RECIPE)]
-        if (found["recipe"], found["settings"]) == (recipe, now) and "hold-out" not in path.name and not changed:
+        same = {key: found.get(key) for key in now} == now
+        if same and "hold-out" not in path.name and not changed:
             groups.setdefault(path.name.rpartition("-seed")[0], []).append({**found, "file": path.name})
     return max(groups.values(), key=len, default=[])
 
 
 def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
+    """Median time of `fit`, on what, and what its teacher costs before it."""
+    own = own_cost(recipe, results, repository)
+    teacher = teacher_of(settings_of(repository / "configs" / f"{recipe}.yaml"))
+    return f"{own}, after {teacher}'s {cost(teacher, results_of(teacher, repository), repository)}" if teacher else own
+
+
+def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
     """Median time of `fit`, and on what; by a CPU's seconds an epoch where every run shared its machine with others."""
     alone = [result for result in results if result.get("at_once", 1) == 1]
     if alone:

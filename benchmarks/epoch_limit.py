@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.accuracy import settings_of, teacher_of
 from benchmarks.measure import REPOSITORY, now, parser, run, save
 from cifar_lit.console import hush_libraries
 from cifar_lit.explain.layers import LayerTable, network_table
@@ -32,7 +33,8 @@ SIDE = {"cpu": 2048, "cuda": 8192}
 COPY = {"cpu": 2**28, "cuda": 2**31}
 REPEATS = 10
 # Forwards twice the multiply-adds of a layer; backwards the same for its input and again for its weights.
-OPERATIONS_A_MULTIPLY_ADD = 2 * 3
+FORWARDS = 2
+OPERATIONS_A_MULTIPLY_ADD = FORWARDS * 3
 # A weight is read forwards and backwards; its gradient is written; SGD reads gradient, weight and momentum, and writes
 # weight and momentum. All in float32.
 BYTES_A_PARAMETER = 4 * 8
@@ -103,16 +105,23 @@ def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int,
     data = ["--data=benchmarks.measure.NoiseDataModule", f"--data.images={images}", "--data.val_size=0"]
     length = [f"--trainer.max_epochs={epochs}", "--trainer.limit_val_batches=0"]
     length += [f"--trainer.limit_train_batches={steps}"] if steps is not None else []
+    teacher = teacher_of(settings_of(CONFIGS / f"{recipe}.yaml"))
     with tempfile.TemporaryDirectory() as folder:
         root = f"--trainer.default_root_dir={folder}"
+        if teacher is not None:
+            # One that has learnt nothing takes as long to answer.
+            step = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]
+            taught = run("fit", f"--config={CONFIGS / teacher}.yaml", *data, *step, root)[0].model
         cli, clock = run("fit", f"--config={CONFIGS / recipe}.yaml", *data, *length, root, *further)
     rates = [seconds / seen for seconds, seen in zip(clock.epochs[1:], clock.images[1:], strict=True)]
     device, dtype = cli.trainer.strategy.root_device, DTYPES[cli.trainer.precision]
     table, batch_size = network_table(cli.model, 32), cli.datamodule.batch_size
     operations, copied = operations_a_second(device, dtype), bytes_a_second(device)
     parameters = EPOCH / batch_size * BYTES_A_PARAMETER * table.trainable_parameters
+    # Forwards only, and its bytes for nothing.
+    answers = FORWARDS * network_table(taught, 32).macs if teacher is not None else 0
     needed = {
-        "compute": EPOCH * OPERATIONS_A_MULTIPLY_ADD * table.macs / operations,
+        "compute": EPOCH * (OPERATIONS_A_MULTIPLY_ADD * table.macs + answers) / operations,
         "memory": (EPOCH * traffic(table) * dtype.itemsize + parameters) / copied,
     }
     bound = max(needed, key=lambda name: needed[name])

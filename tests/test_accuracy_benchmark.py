@@ -60,6 +60,38 @@ def test_a_run_writes_a_result_goes_on_and_is_not_repeated(
     assert "there already" in capsys.readouterr().out
 
 
+def test_a_teacher_is_trained_once_before_its_pupils(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = list[tuple[str, ...]]()
+
+    def fit_or_test(*arguments: str) -> tuple[float, str]:
+        if arguments[0] == "test":
+            return 1.0, "test/accuracy 0.5"
+        fits.append(arguments)
+        (root,) = [a.partition("=")[2] for a in arguments if a.startswith("--trainer.default_root_dir=")]
+        checkpoints = Path(root, "lightning_logs", "x", "version_0", "checkpoints")
+        checkpoints.mkdir(parents=True)
+        (checkpoints / "last.ckpt").touch()
+        return 2.0, ""
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    monkeypatch.setattr(accuracy, "command", fit_or_test)
+    own = ["--seeds=1", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'results'}"]
+    pupils = ["depthwise_distilled", "dilated_separable_distilled"]
+    accuracy.main([*pupils, "--at_once=2", *own])
+    accuracy.main(["resnet20", *own])
+    assert Path(fits[0][1]).stem == "resnet20"
+    assert sorted(Path(fit[1]).stem for fit in fits[1:]) == pupils
+    (teacher,) = (tmp_path / "runs" / "resnet20" / "seed-0").rglob("last.ckpt")
+    assert all(f"--trainer.callbacks.teacher={teacher}" in fit for fit in fits[1:])
+    found = json.loads((tmp_path / "results" / "depthwise_distilled-original-cpu-seed0.json").read_text())
+    assert (found["teacher"], found["accuracy"], found["options"]) == ("resnet20", 50.0, [])
+    assert "ResNetV1" in found["teacher_settings"]
+    # A folder's run goes on, or counts, only if it is the one that is asked for.
+    with pytest.raises(SystemExit, match=r"resnet20.*holds a run with other settings"):
+        accuracy.main(["depthwise_distilled", *own, "--trainer.max_epochs=1"])
+
+
 @pytest.mark.slow
 def test_tries_are_judged_by_held_out_images_and_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Which the program sets for what it starts, and later tests are to find as it was.
@@ -94,7 +126,7 @@ def test_a_try_may_be_one_option_or_none(tmp_path: Path, monkeypatch: pytest.Mon
 
 def result(recipe: str, **figures: Any) -> dict[str, Any]:
     machine = {"threads": 2, "gpu": None}
-    same = {"recipe": recipe, "options": [], "settings": "trainer: 1"}
+    same = {"recipe": recipe, "options": [], "settings": "trainer: {}"}
     return {**same, "data": "jpeg", "machine": machine, "fit_seconds": 1830.0, **figures}
 
 
@@ -108,14 +140,14 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
     )
     (tmp_path / "configs" / "net.yaml").write_text(
-        "# Net.\n# Cost: not measured yet.\n# Accuracy: not\n# yet.\ntrainer: 1\n# Cost: no\n"
+        "# Net.\n# Cost: not measured yet.\n# Accuracy: not\n# yet.\ntrainer: {}\n# Cost: no\n"
     )
-    (tmp_path / "configs" / "other.yaml").write_text("# Cost: not measured yet.\ntrainer: 1\n")
+    (tmp_path / "configs" / "other.yaml").write_text("# Cost: not measured yet.\ntrainer: {}\n")
     gone = "benchmarks/results/accuracy/gone-*.json"
-    (tmp_path / "configs" / "gone.yaml").write_text(f"# Cost: 3 s.\n# Accuracy: 3 % ({gone}).\ntrainer: 1\n")
-    elsewhere = "# Cost: 3 s.\n# Accuracy: 3 % (benchmarks/results/quickstart.json).\ntrainer: 1\n"
+    (tmp_path / "configs" / "gone.yaml").write_text(f"# Cost: 3 s.\n# Accuracy: 3 % ({gone}).\ntrainer: {{}}\n")
+    elsewhere = "# Cost: 3 s.\n# Accuracy: 3 % (benchmarks/results/quickstart.json).\ntrainer: {}\n"
     (tmp_path / "configs" / "elsewhere.yaml").write_text(elsewhere)
-    (tmp_path / "configs" / "reference" / "r9.yaml").write_text("# R9.\n# Measured here: not\n# yet.\ntrainer: 1\n")
+    (tmp_path / "configs" / "reference" / "r9.yaml").write_text("# R9.\n# Measured here: not\n# yet.\ntrainer: {}\n")
     (tmp_path / accuracy_table.FIRST_EPOCHS).write_text('{"recipes": {}}')
     for seed, value in enumerate((91.0, 92.5)):
         file = folder / f"net-jpeg-cpu-seed{seed}.json"
@@ -139,14 +171,14 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     )
     assert texts["configs/net.yaml"] == (
         f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds; "
-        "benchmarks/results/accuracy/net-*.json).\ntrainer: 1\n# Cost: no\n"
+        "benchmarks/results/accuracy/net-*.json).\ntrainer: {}\n# Cost: no\n"
     )
-    assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: 1\n"
+    assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: {}\n"
     assert texts["configs/elsewhere.yaml"] == elsewhere
-    assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: 1\n"
+    assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: {}\n"
     assert re.fullmatch(
         r"# R9.\n# Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, 90 s on 1 CPU core;\n"
-        r"# .*reference-r9-\*.json\).\ntrainer: 1\n",
+        r"# .*reference-r9-\*.json\).\ntrainer: \{\}\n",
         texts["configs/reference/r9.yaml"],
     )
     # A second time nothing changes.
@@ -158,20 +190,20 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
 def test_headers_lay_the_first_epochs_beside_the_published_ones(tmp_path: Path) -> None:
     (tmp_path / accuracy_table.FIRST_EPOCHS).parent.mkdir(parents=True)
     (tmp_path / "configs" / "reference").mkdir(parents=True)
-    run = {"train_accuracy": [0.123, 0.2349], "data": "jpeg", "settings": "trainer: 1", "options": []}
+    run = {"train_accuracy": [0.123, 0.2349], "data": "jpeg", "settings": "trainer: {}", "options": []}
     measured = {"r5": run, "r6": {**run, "settings": "trainer: 2"}, "r7": {**run, "options": ["--x"]}}
     (tmp_path / accuracy_table.FIRST_EPOCHS).write_text(json.dumps({"recipes": measured}))
     published = {"r5": {"train_accuracy": [0.8] * 3}, "r5_afresh": {"train_accuracy": [0.3, 0.4, 0.5]}}
     (tmp_path / accuracy_table.PUBLISHED).write_text(json.dumps(published))
-    text = "# R5.\n# In the first epochs\n# no.\n# Measured here: not.\ntrainer: 1\n"
+    text = "# R5.\n# In the first epochs\n# no.\n# Measured here: not.\ntrainer: {}\n"
     for name in ("r5", "r6", "r7", "r9"):
         (tmp_path / "configs" / "reference" / f"{name}.yaml").write_text(text)
     assert accuracy_table.with_first_epochs(text, "r5", tmp_path) == (
         "# R5.\n# In the first 2 epochs its training accuracy is 12.3 and 23.5 % on JPEG images, published, begun "
-        "afresh, 30.0 and\n# 40.0 % (benchmarks/results/reference_epochs.json).\n# Measured here: not.\ntrainer: 1\n"
+        "afresh, 30.0 and\n# 40.0 % (benchmarks/results/reference_epochs.json).\n# Measured here: not.\ntrainer: {}\n"
     )
     for name in ("r6", "r7", "r9"):
-        unknown = "# R5.\n# In the first epochs: not measured yet.\n# Measured here: not.\ntrainer: 1\n"
+        unknown = "# R5.\n# In the first epochs: not measured yet.\n# Measured here: not.\ntrainer: {}\n"
         assert accuracy_table.with_first_epochs(text, name, tmp_path) == unknown, name
 
 
@@ -215,6 +247,27 @@ def test_the_cost_of_runs_that_shared_their_machine_is_that_of_epochs_that_did_n
     assert header() == "# Cost: 60 min on 2 CPU cores."
 
 
+def test_a_pupil_costs_its_teacher_too_and_is_of_the_teacher_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / accuracy_table.RESULTS
+    folder.mkdir(parents=True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "README.md").write_text("")
+    pupil, teacher = (tmp_path / "configs" / f"{name}.yaml" for name in ("pupil", "teacher"))
+    settings = "trainer: {callbacks: [{class_path: Distillation, init_args: {teacher: teacher}}]}"
+    pupil.write_text(f"# Pupil.\n# Cost: not.\n{settings}\n")
+    teacher.write_text("trainer: {}\n")
+    own = {"settings": settings, "teacher": "teacher", "teacher_settings": "trainer: {}"}
+    (folder / "pupil-jpeg-cpu-seed0.json").write_text(json.dumps({**result("pupil", accuracy=90.0), **own}))
+    (folder / "teacher-jpeg-cpu-seed0.json").write_text(json.dumps(result("teacher", accuracy=91.0)))
+
+    def header() -> str:
+        return accuracy_table.generated(tmp_path)[pupil].splitlines()[1]
+
+    assert header() == "# Cost: 30 min on 2 CPU cores, after teacher's 30 min on 2 CPU cores."
+    teacher.write_text("trainer: {max_epochs: 1}\n")
+    assert accuracy_table.results_of("pupil", tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("options", "counts"), [([], True), (["--model.compile_mode=default"], True), (["--x"], False)]
 )
@@ -222,7 +275,7 @@ def test_a_run_counts_for_its_recipe_if_it_computed_the_same(tmp_path: Path, opt
     folder = tmp_path / accuracy_table.RESULTS
     folder.mkdir(parents=True)
     (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "net.yaml").write_text("trainer: 1\n")
+    (tmp_path / "configs" / "net.yaml").write_text("trainer: {}\n")
     (folder / "net-jpeg-cuda-seed0.json").write_text(json.dumps({**result("net"), "options": options}))
     assert bool(accuracy_table.results_of("net", tmp_path)) == counts
 

@@ -32,6 +32,7 @@ from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.data import ImageFolderDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.explain.layers import layer_table
+from cifar_lit.models import DepthwiseNet
 from cifar_lit.models.cifar_resnet import CifarResNetV1
 
 QUICKSTART = str(measure.REPOSITORY / "configs" / "quickstart.yaml")
@@ -237,6 +238,16 @@ def test_the_machines_speeds_are_those_of_the_work_done(monkeypatch: pytest.Monk
     monkeypatch.setattr(epoch_limit, "now", lambda: float(next(times)))
     assert epoch_limit.operations_a_second(torch.device("cpu"), torch.bfloat16) == 2 * 10**3
     assert epoch_limit.bytes_a_second(torch.device("cpu")) == 2 * 100
+
+
+def test_epoch_limit_of_a_network_and_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype: 1e9)
+    monkeypatch.setattr(epoch_limit, "bytes_a_second", lambda device: 1e12)
+    tiny = ["--images=40", "--steps=2", f"--output={tmp_path}", "--data.batch_size=4", "--trainer.accelerator=cpu"]
+    epoch_limit.main(["depthwise_distilled", *tiny])
+    row = result(tmp_path, "epoch_limit-cpu")["recipes"]["depthwise_distilled"]
+    macs = [layer_table(net).macs for net in (DepthwiseNet().net, CifarResNetV1(20))]
+    assert row["compute_seconds"] == pytest.approx(50_000 * (6 * macs[0] + 2 * macs[1]) / 1e9, rel=1e-3)
 
 
 def test_epoch_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
