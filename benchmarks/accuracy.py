@@ -1,6 +1,7 @@
 """Trains recipes over seeds and writes what each run reached; stopped, it goes on where it was.
 
-    python -m benchmarks.accuracy RECIPE … [--data_root FOLDER] [--seeds 3] [--at_once 1] [--hold_out] [FIT OPTIONS]
+    python -m benchmarks.accuracy RECIPE … [--data_root FOLDER] [--seeds 3] [--first_seed 0] [--at_once 1] [--hold_out]
+        [FIT OPTIONS]
 
 A recipe is a file of `configs/` without its ending, such as `resnet20` or `reference/r1`. Options that are not its own
 go to `fit`. All training images are trained on, nothing is validated in between, and what counts is the last epoch: the
@@ -156,7 +157,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Trains what has no result yet, and writes a result for each run."""
     options = training_parser(__doc__)
     options.add_argument("recipes", nargs="+", help="such as resnet20 or reference/r1")
-    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--seeds", type=int, default=3, help="how many")
+    options.add_argument("--first_seed", type=int, default=0, help="the others count on from it")
     options.add_argument("--at_once", type=int, default=1, help="runs that share the machine")
     options.add_argument(
         "--hold_out", action="store_true", help="hold validation images out, and test their choice, too"
@@ -183,8 +185,9 @@ def main(args: Sequence[str] | None = None) -> None:
         shared = {"at_once": given.at_once} if given.at_once > 1 else {}
         save(name, {**same, "data": kind_of(given.data_root), **shared, **figures}, given.output)
 
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
     with ThreadPoolExecutor(given.at_once) as pool:
-        runs = [pool.submit(run, recipe, seed) for seed in range(given.seeds) for recipe in given.recipes]
+        runs = [pool.submit(run, recipe, seed) for seed in seeds for recipe in given.recipes]
         try:
             wait(runs)
         except KeyboardInterrupt:

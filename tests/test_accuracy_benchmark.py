@@ -76,15 +76,15 @@ def test_a_teacher_is_trained_once_before_its_pupils(tmp_path: Path, monkeypatch
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     monkeypatch.setattr(accuracy, "command", fit_or_test)
-    own = ["--seeds=1", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'results'}"]
+    own = ["--seeds=1", "--first_seed=4", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'results'}"]
     pupils = ["depthwise_distilled", "dilated_separable_distilled"]
     accuracy.main([*pupils, "--at_once=2", *own])
     accuracy.main(["resnet20", *own])
     assert Path(fits[0][1]).stem == "resnet20"
     assert sorted(Path(fit[1]).stem for fit in fits[1:]) == pupils
-    (teacher,) = (tmp_path / "runs" / "resnet20" / "seed-0").rglob("last.ckpt")
+    (teacher,) = (tmp_path / "runs" / "resnet20" / "seed-4").rglob("last.ckpt")
     assert all(f"--trainer.callbacks.teacher={teacher}" in fit for fit in fits[1:])
-    found = json.loads((tmp_path / "results" / "depthwise_distilled-original-cpu-seed0.json").read_text())
+    found = json.loads((tmp_path / "results" / "depthwise_distilled-original-cpu-seed4.json").read_text())
     assert (found["teacher"], found["accuracy"], found["options"]) == ("resnet20", 50.0, [])
     assert "ResNetV1" in found["teacher_settings"]
     # A folder's run goes on, or counts, only if it is the one that is asked for.
