@@ -9,8 +9,8 @@ test split chooses nothing. Reference recipes are the exception, as they were fo
 test split, and their best epoch is noted beside their last one. With `--hold_out` the recipe's own validation images
 are held out, and what counts besides is the epoch that they chose.
 
-The teacher of a recipe with `Distillation` is trained first, with the same seed, images and options; what was trained
-for itself serves, too.
+The teacher of a recipe whose last callback is `Distillation` is trained first, with the same seed, images and options;
+a run that was made for itself serves, too.
 
 Runs that are done several at once share the machine: their seconds are not what a run costs, and say so.
 
@@ -21,26 +21,25 @@ into the README and into the recipes.
 import json
 import os
 import sys
-from collections import defaultdict
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.measure import REPOSITORY, RESULTS, images_of, save, training_parser
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies, command
 from cifar_lit.console import hush_libraries
+from cifar_lit.files import write_atomically
 
 QUIET = [f"--{panel}.every_n_epochs=0" for panel in ("gradcam", "misclassified", "confusion")]
 # Enough that a stop costs little, and seldom enough to cost nothing.
 MINUTES = 5
-# A run's folder is one run's at a time: two recipes may have the same teacher.
-FOLDERS: defaultdict[Path, Lock] = defaultdict(Lock)
 
 
 def kind_of(data_root: str | None) -> str:
@@ -65,39 +64,56 @@ def all_settings_of(recipe: str, repository: Path = REPOSITORY) -> dict[str, str
 
 def teacher_of(settings: str) -> str | None:
     """The recipe whose run teaches, by the settings of a recipe."""
-    callbacks = {one["class_path"]: one for one in yaml.safe_load(settings)["trainer"].get("callbacks", [])}
-    return str(callbacks["Distillation"]["init_args"]["teacher"]) if "Distillation" in callbacks else None
+    callbacks = (yaml.safe_load(settings)["trainer"] or {}).get("callbacks") or []
+    for callback in callbacks:
+        if isinstance(callback, dict) and callback["class_path"].rpartition(".")[2] == "Distillation":
+            return str(callback["init_args"]["teacher"])
+    return None
 
 
-def train(fit: Sequence[str], recipe: Path, folder: Path) -> float:
+def train(fit: Sequence[str], folder: Path, asked: dict[str, Any]) -> float:
     """Trains to the end, from where an earlier try was stopped; what is there already is not trained again.
 
     Args:
-        fit: Options for `fit`, but for the recipe.
-        recipe: Its file.
-        folder: Of the run.
+        fit: Options for `fit`.
+        folder: Of the run, which is one program's at a time: recipes may have the same teacher.
+        asked: What makes the run what it is.
 
     Returns:
-        Seconds of all tries together, each as long as it was known to run.
+        Seconds of all tries together, each as long as it is known to have run.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FOLDERS[folder]:
-        asked = {"recipe": settings_of(recipe), "fit": list(fit)}
-        note, clock = folder / "asked.json", folder / "seconds.json"
-        if note.is_file() and json.loads(note.read_text(encoding="utf-8")) != asked:
-            sys.exit(f"{folder} holds a run with other settings: remove it, or give another folder with --runs.")
-        note.write_text(json.dumps(asked) + "\n", encoding="utf-8")
-        if clock.is_file():
-            return float(sum(json.loads(clock.read_text(encoding="utf-8"))))
+    note, clock, begun = (folder / f"{name}.json" for name in ("asked", "seconds", "begun"))
+    with FileLock(folder / "lock"):
         saved = sorted(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+        if saved and (not note.is_file() or read(note) != asked):
+            sys.exit(f"{folder} holds a run with other settings: remove it, or give another folder with --runs.")
+        save_atomically(note, asked)
+        spent: list[float] = read(clock) if clock.is_file() else []
+        if saved and begun.is_file():
+            # A try that was stopped; it is known to have run until then.
+            spent.append(max(saved[-1].stat().st_mtime - read(begun), 0.0))
+        elif saved:
+            return sum(spent)
+        save_atomically(clock, spent)
+        save_atomically(begun, time.time())
         root = f"--trainer.default_root_dir={folder}"
         keep = f"--checkpoint.every_n_minutes={MINUTES}"
         resume = [f"--ckpt_path={saved[-1]}"] if saved else []
-        # How long a try took that was stopped, its files tell.
-        spent = [saved[-1].stat().st_mtime - (saved[-1].parent.parent / "config.yaml").stat().st_mtime] if saved else []
-        seconds, _ = command("fit", f"--config={recipe}", *fit, *QUIET, root, keep, *resume)
-        clock.write_text(json.dumps([*spent, seconds]) + "\n", encoding="utf-8")
+        seconds, _ = command("fit", *fit, *QUIET, root, keep, *resume)
+        save_atomically(clock, [*spent, seconds])
+        begun.unlink()
         return sum(spent) + seconds
+
+
+def read(file: Path) -> Any:
+    """What a file of JSON holds."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def save_atomically(file: Path, content: Any) -> None:
+    """Writes JSON, all of it or nothing."""
+    write_atomically(file, json.dumps(content) + "\n")
 
 
 def by_epoch(folder: Path, split: str, chart: str) -> list[float]:
@@ -125,16 +141,20 @@ def measure(
     """
     is_reference = recipe.startswith("reference/")
     validation = [] if is_reference or hold_out else [*WITHOUT_VALIDATION]
-    options = [*images_of(data_root), *validation, *further, f"--seed_everything={seed}"]
     run = Path(f"{'hold-out-' if hold_out else ''}seed-{seed}")
+
+    def trained(name: str, *taught: str) -> tuple[Path, float]:
+        folder = runs / name.replace("/", "-") / run
+        options = [*images_of(data_root), *validation, *taught, *further, f"--seed_everything={seed}"]
+        asked = {**all_settings_of(name), "data": kind_of(data_root), "options": list(further)}
+        return folder, train([f"--config={file_of(name)}", *options], folder, asked)
+
     teacher = teacher_of(settings_of(file_of(recipe)))
-    taught = []
-    if teacher is not None:
-        train(options, file_of(teacher), runs / teacher / run)
-        (last,) = (runs / teacher / run).rglob("last.ckpt")
-        taught = [f"--trainer.callbacks.teacher={last}"]
-    folder = runs / recipe.replace("/", "-") / run
-    seconds = train([*options, *taught], file_of(recipe), folder)
+    if teacher is None:
+        folder, seconds = trained(recipe)
+    else:
+        (last,) = trained(teacher)[0].rglob("last.ckpt")
+        folder, seconds = trained(recipe, f"--trainer.callbacks.teacher={last}")
     root = f"--trainer.default_root_dir={folder}"
     # To compile takes longer than to test.
     plain = ["--model.compile_mode=none", *QUIET, root]
@@ -176,7 +196,7 @@ def main(args: Sequence[str] | None = None) -> None:
         same = {"recipe": recipe, "seed": seed, "options": list(further), **all_settings_of(recipe)}
         result = given.output / f"{name}.json"
         if result.is_file():
-            kept = json.loads(result.read_text(encoding="utf-8"))
+            kept = read(result)
             if {key: kept.get(key) for key in same} == same:
                 print(f"{name}: there already")
                 return

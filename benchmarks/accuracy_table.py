@@ -52,7 +52,11 @@ def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> st
     """Median time of `fit`, on what, and what its teacher costs before it."""
     own = own_cost(recipe, results, repository)
     teacher = teacher_of(settings_of(repository / "configs" / f"{recipe}.yaml"))
-    return f"{own}, after {teacher}'s {cost(teacher, results_of(teacher, repository), repository)}" if teacher else own
+    if teacher is None:
+        return own
+    results = results_of(teacher, repository)
+    teachers = cost(teacher, results, repository) if results else UNKNOWN
+    return f"{own}, after its teacher {teacher}" + (f"'s {teachers}" if teachers != UNKNOWN else "")
 
 
 def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:

@@ -43,18 +43,16 @@ def _folder_of_runs(root: Path, recipe: str | None) -> Path:
     return root / LOGS / recipe if recipe else root / LOGS
 
 
-def newest_checkpoint(kind: str, root: Path, recipe: str | None = None) -> Path | None:
-    """The checkpoint of the newest run that has one.
+def checkpoints(kind: str, root: Path, recipe: str | None = None) -> list[Path]:
+    """The checkpoints of all runs, the oldest first.
 
     Args:
         kind: ``best`` or ``last``.
         root: Folder that holds ``lightning_logs``.
         recipe: Look only among the runs of this recipe.
     """
-    runs = _folder_of_runs(root, recipe)
-    found = sorted(runs.glob(f"**/checkpoints/{kind}*.ckpt"), key=lambda file: file.stat().st_mtime)
-    # Where a run keeps several best ones, the accuracy in the name tells which is.
-    return max((file for file in found if file.parent == found[-1].parent), key=_accuracy, default=None)
+    found = _folder_of_runs(root, recipe).glob(f"**/checkpoints/{kind}*.ckpt")
+    return sorted(found, key=lambda file: file.stat().st_mtime)
 
 
 def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Path:
@@ -69,13 +67,14 @@ def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Pa
         UserError: There is none, or it is damaged.
     """
     if ckpt_path in (BEST, LAST):
-        newest = newest_checkpoint(ckpt_path, root, recipe)
-        if newest is None:
+        found = checkpoints(ckpt_path, root, recipe)
+        if not found:
             raise UserError(
                 f"{_folder_of_runs(root, recipe)} holds no run with a {ckpt_path} checkpoint: train one with `fit`, "
                 "afresh without --ckpt_path, or give --ckpt_path FILE."
             )
-        path = newest
+        # Of the newest run; where it keeps several best ones, the accuracy in the name tells which is.
+        path = max((file for file in found if file.parent == found[-1].parent), key=_accuracy)
     else:
         path = Path(ckpt_path)
         if not path.is_file():

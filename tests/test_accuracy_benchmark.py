@@ -4,6 +4,7 @@ import json
 import os
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def test_a_teacher_is_trained_once_before_its_pupils(tmp_path: Path, monkeypatch
         fits.append(arguments)
         (root,) = [a.partition("=")[2] for a in arguments if a.startswith("--trainer.default_root_dir=")]
         checkpoints = Path(root, "lightning_logs", "x", "version_0", "checkpoints")
+        # As long as the other pupil may take to want the same.
+        time.sleep(0.5)
         checkpoints.mkdir(parents=True)
         (checkpoints / "last.ckpt").touch()
         return 2.0, ""
@@ -263,7 +266,10 @@ def test_a_pupil_costs_its_teacher_too_and_is_of_the_teacher_as_it_is(tmp_path: 
     def header() -> str:
         return accuracy_table.generated(tmp_path)[pupil].splitlines()[1]
 
-    assert header() == "# Cost: 30 min on 2 CPU cores, after teacher's 30 min on 2 CPU cores."
+    assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher's 30 min on 2 CPU cores."
+    (folder / "teacher-jpeg-cpu-seed0.json").unlink()
+    (tmp_path / accuracy_table.EPOCHS).write_text('{"recipes": {}}')
+    assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher."
     teacher.write_text("trainer: {max_epochs: 1}\n")
     assert accuracy_table.results_of("pupil", tmp_path) == []
 

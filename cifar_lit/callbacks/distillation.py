@@ -14,7 +14,7 @@ from cifar_lit.classifier import Classifier
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.identity import sha256_of
-from cifar_lit.runs import LAST, LOGS, load_checkpoint, newest_checkpoint
+from cifar_lit.runs import LAST, LOGS, checkpoints, load_checkpoint
 
 # A checkpoint chooses among these alone: to name anything else would import it, and so execute what is in it.
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
@@ -31,7 +31,8 @@ class Distillation(Callback):
 
     Args:
         teacher: Checkpoint of a run of one of this package's architectures, on the same classes; or the name of a
-            recipe, such as ``resnet20``, for the last checkpoint of its newest run in the same ``lightning_logs``.
+            recipe, such as ``resnet20``, for the last checkpoint of its newest run in the same ``lightning_logs``. A
+            run goes on with the one that it began with, which its own settings name.
         weight: Share of the teacher, in [0, 1]. At 1 the labels are not looked at.
         temperature: Above 0. The higher, the more the teacher's unlikely classes count.
 
@@ -51,31 +52,50 @@ class Distillation(Callback):
         self.temperature = temperature
         self._teacher: Classifier | None = None
         self._digest: str | None = None
+        self._begun_with: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Reads the teacher, before anything is trained."""
+        """Finds the teacher, before anything is trained."""
         if stage != "fit":
             return
         if not isinstance(pl_module, Classifier):
             raise UserError(f"Distillation changes the loss of a Classifier, which {type(pl_module).__name__} is not.")
         if RECIPE.fullmatch(self.teacher):
-            self.path = self._newest_run(Path(trainer.default_root_dir))
+            root = Path(trainer.default_root_dir)
+            runs = checkpoints(LAST, root, self.teacher)
+            if not runs:
+                raise UserError(
+                    f"{root / LOGS} holds no run of the teacher {self.teacher}: train that recipe first with `fit`, or "
+                    "give a checkpoint with --trainer.callbacks.teacher."
+                )
+            self.path = runs[-1]
         if not self.path.is_file():
             raise UserError(f"There is no teacher {self.path}: train one with `fit`, and give its checkpoint.")
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Reads the teacher, puts it where the network is, and into its loss."""
+        assert isinstance(pl_module, Classifier)
+        self._digest = sha256_of(self.path)
+        if self._begun_with is not None and self._begun_with["teacher"] != self._digest:
+            self._take_up(Path(trainer.default_root_dir), self._begun_with)
         content = load_checkpoint(self.path)
         self._teacher = self._built(content, pl_module)
         self._compare(content.get("datamodule_hyper_parameters", {}), trainer)
-        self._digest = sha256_of(self.path)
-        say(f"Teacher: {type(self._teacher).__name__} of {self.path}")
+        epochs = f" after {content['epoch'] + 1} epochs" if "epoch" in content else ""
+        say(f"Teacher: {type(self._teacher).__name__} of {self.path}{epochs}")
+        self._teacher.to(device=pl_module.device, dtype=pl_module.dtype)
+        pl_module.taught = self.loss
 
-    def _newest_run(self, root: Path) -> Path:
-        newest = newest_checkpoint(LAST, root, self.teacher)
-        if newest is None:
+    def _take_up(self, root: Path, begun_with: dict[str, Any]) -> None:
+        """Goes on with the teacher that a resumed run began with, if it is among the recipe's runs."""
+        runs = checkpoints(LAST, root, self.teacher) if RECIPE.fullmatch(self.teacher) else []
+        same = [run for run in runs if sha256_of(run) == begun_with["teacher"]]
+        if not same:
             raise UserError(
-                f"{root / LOGS} holds no run of the teacher {self.teacher}: train that recipe first with `fit`, or "
-                "give a checkpoint with --trainer.callbacks.teacher."
+                f"{self.path} is not the teacher that this run began with, which was {begun_with['path']}: give that, "
+                "or begin afresh."
             )
-        return newest
+        self.path, self._digest = same[-1], begun_with["teacher"]
 
     def _built(self, content: dict[str, Any], pupil: Classifier) -> Classifier:
         settings = dict(content.get("hyper_parameters", {}))
@@ -113,13 +133,6 @@ class Distillation(Callback):
         if differ & {"val_size", "split_seed"}:
             say("The teacher was trained on images that are held out here: validation accuracy flatters.")
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts the teacher where the network is, and into its loss."""
-        assert self._teacher is not None
-        assert isinstance(pl_module, Classifier)
-        self._teacher.to(device=pl_module.device, dtype=pl_module.dtype)
-        pl_module.taught = self.loss
-
     def loss(self, images: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
         """The loss to train on.
 
@@ -143,10 +156,9 @@ class Distillation(Callback):
         self._teacher = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Which teacher it is: the SHA-256 of its file."""
-        return {"teacher": self._digest}
+        """Which teacher it is: its file, and that one's SHA-256."""
+        return {"teacher": self._digest, "path": str(self.path)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Sees that a resumed run goes on with its teacher."""
-        if self._digest is not None and state_dict["teacher"] != self._digest:
-            raise UserError(f"{self.path} is not the teacher that this run began with: give that, or begin afresh.")
+        """Keeps in mind which teacher a resumed run began with."""
+        self._begun_with = state_dict

@@ -7,6 +7,7 @@ from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 
+from cifar_lit.callbacks.distillation import Distillation
 from cifar_lit.files import write_atomically
 
 
@@ -27,5 +28,13 @@ class SaveFitConfig(SaveConfigCallback):
             return
         # On every rank: it is rank zero's, which the others wait to be told.
         folder = trainer.log_dir
+        self._name_the_teacher(trainer)
         if trainer.is_global_zero and folder is not None:
             write_atomically(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
+
+    def _name_the_teacher(self, trainer: Trainer) -> None:
+        """Puts the checkpoint that teaches in the place of a recipe's name, whose newest run changes."""
+        used = (callback for callback in trainer.callbacks if isinstance(callback, Distillation))  # type: ignore[attr-defined]
+        for said in self.config.get("trainer.callbacks") or []:
+            if said.class_path.rpartition(".")[2] == Distillation.__name__:
+                said.init_args.teacher = str(next(used).path)

@@ -179,20 +179,44 @@ def test_a_teacher_that_is_not_there(tmp_path: Path) -> None:
         started(Distillation(str(tmp_path / "none.ckpt")))
 
 
-def test_a_recipe_as_the_teacher_is_its_newest_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for version in (0, 1):
-        folder = tmp_path / "lightning_logs" / "teacher" / f"version_{version}" / "checkpoints"
-        folder.mkdir(parents=True)
-        path = a_teacher(folder / "last.ckpt", seed=version)
-        os.utime(path, (version, version))
-    other = tmp_path / "lightning_logs" / "other" / "version_0" / "checkpoints"
-    other.mkdir(parents=True)
-    a_teacher(other / "last.ckpt")
+def a_run(root: Path, recipe: str, version: int, seed: int) -> Path:
+    """A teacher among the runs, as old as its seed says."""
+    folder = root / "lightning_logs" / recipe / f"version_{version}" / "checkpoints"
+    folder.mkdir(parents=True)
+    path = a_teacher(folder / "last.ckpt", seed=seed)
+    os.utime(path, (seed, seed))
+    return Path(path)
+
+
+def test_a_recipe_as_the_teacher_is_its_newest_run_and_remains_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = a_run(tmp_path, "teacher", version=0, seed=2)
+    a_run(tmp_path, "teacher", version=1, seed=1)
+    a_run(tmp_path, "other", version=0, seed=3)
     root = f"--trainer.default_root_dir={tmp_path}"
-    main(["fit", *PUPIL, *RUN, root, "--trainer.max_epochs=1", *with_teacher("teacher")])
-    assert f"Teacher: DepthwiseNet of {path}" in capsys.readouterr().out
+    taught = [*PUPIL, *RUN, root, *with_teacher("teacher")]
+    main(["fit", *taught, "--trainer.max_epochs=1"])
+    assert f"Teacher: DepthwiseNet of {newest}" in capsys.readouterr().out
+    run = tmp_path / "lightning_logs" / "DepthwiseNet" / "version_0"
+    # Whoever runs the run's settings again has the same teacher.
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    assert [c["init_args"]["teacher"] for c in config["trainer"]["callbacks"]] == [str(newest)]
+    # There is a newer one meanwhile.
+    later = a_run(tmp_path, "teacher", version=2, seed=4)
+    resume = ["fit", *taught, "--trainer.max_epochs=2", f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}"]
+    main(resume)
+    assert f"Teacher: DepthwiseNet of {newest}" in capsys.readouterr().out
+    newest.unlink()
     with pytest.raises(SystemExit) as end:
-        main(["fit", *PUPIL, *RUN, root, *with_teacher("nobody")])
+        main([*resume, "--trainer.max_epochs=3"])
+    message = f"{later} is not the teacher that this run began with, which was {newest}: give that"
+    assert message in str(end.value.code)
+
+
+def test_a_recipe_that_was_never_run_does_not_teach(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *PUPIL, *RUN, f"--trainer.default_root_dir={tmp_path}", *with_teacher("nobody")])
     assert "lightning_logs holds no run of the teacher nobody: train that recipe first" in str(end.value.code)
 
 
