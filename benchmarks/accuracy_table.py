@@ -76,12 +76,14 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
 
 
 def accuracy(results: Sequence[dict[str, Any]]) -> str:
-    """Mean test accuracy after the last epoch, plain and with several views, and of the best epoch if noted."""
+    """Mean test accuracy after the last epoch and its spread over seeds, with several views, and of the best epoch."""
 
     def mean(name: str) -> str:
         return f"{statistics.mean(result[name] for result in results):.2f} %"
 
-    parts = [f"{mean('accuracy')} test"]
+    plain = [result["accuracy"] for result in results]
+    spread = f" ({min(plain):.2f} to {max(plain):.2f})" if len(plain) > 1 else ""
+    parts = [f"{mean('accuracy')} test{spread}"]
     parts += [f"{mean(name)} {words}" for name, words in VIEWS.items() if name in results[0]]
     if "best_epoch_accuracy" in results[0]:
         parts.append(f"{mean('best_epoch_accuracy')} in the best epoch")

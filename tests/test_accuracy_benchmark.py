@@ -165,7 +165,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     best["machine"] = {"threads": 1, "gpu": None}
     (folder / "reference-r9-jpeg-cpu-seed0.json").write_text(json.dumps(best))
     texts = {file.relative_to(tmp_path).as_posix(): text for file, text in accuracy_table.generated(tmp_path).items()}
-    words = "91.75 % test, 92.75 % with flips; JPEG images"
+    words = "91.75 % test (91.00 to 92.50), 92.75 % with flips; JPEG images"
     assert texts["README.md"] == (
         f"| recipe |\n| `net` (Net) | 1,000 | 50 | 30 min on 2 CPU cores | {words} "
         "([2 seeds](benchmarks/results/accuracy/net-jpeg-cpu-seed0.json)) |\n"
@@ -173,7 +173,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
     )
     assert texts["configs/net.yaml"] == (
-        f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds; "
+        f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds;\n# "
         "benchmarks/results/accuracy/net-*.json).\ntrainer: {}\n# Cost: no\n"
     )
     assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: {}\n"
