@@ -61,6 +61,32 @@ def test_a_run_writes_a_result_goes_on_and_is_not_repeated(
     assert "there already" in capsys.readouterr().out
 
 
+def test_the_seconds_of_all_stopped_tries_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = iter((1000.0, 2000.0, 3000.0))
+    lasted = iter((10, 25))
+    checkpoint = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+
+    def stopped_twice(*arguments: str) -> tuple[float, str]:
+        assert (f"--ckpt_path={checkpoint}" in arguments) == checkpoint.is_file()
+        seconds = next(lasted, None)
+        if seconds is None:
+            return 5.0, ""
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.touch()
+        moment = (1000 if seconds == 10 else 2000) + seconds
+        os.utime(checkpoint, (moment, moment))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(accuracy, "command", stopped_twice)
+    monkeypatch.setattr("time.time", lambda: next(begun))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            accuracy.train(["--x"], tmp_path, {})
+    # The second time nothing is trained.
+    for _ in range(2):
+        assert accuracy.train(["--x"], tmp_path, {}) == 10 + 25 + 5
+
+
 def test_a_teacher_is_trained_once_before_its_pupils(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fits = list[tuple[str, ...]]()
 
