@@ -35,6 +35,8 @@ class SaveFitConfig(SaveConfigCallback):
     def _name_the_teacher(self, trainer: Trainer) -> None:
         """Puts the checkpoint that teaches in the place of a recipe's name, whose newest run changes."""
         used = (callback for callback in trainer.callbacks if isinstance(callback, Distillation))  # type: ignore[attr-defined]
-        for said in self.config.get("trainer.callbacks") or []:
+        given = self.config.get("trainer.callbacks") or []
+        # One callback may be given without a list.
+        for said in given if isinstance(given, list) else [given]:
             if said.class_path.rpartition(".")[2] == Distillation.__name__:
                 said.init_args.teacher = str(next(used).path)

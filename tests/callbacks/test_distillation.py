@@ -214,6 +214,17 @@ def test_a_recipe_as_the_teacher_is_its_newest_run_and_remains_so(
     assert message in str(end.value.code)
 
 
+def test_a_callback_without_a_list_keeps_its_teacher_too(tmp_path: Path) -> None:
+    path = a_run(tmp_path, "teacher", version=0, seed=1)
+    (tmp_path / "alone.yaml").write_text(
+        "trainer: {max_epochs: 1, callbacks: {class_path: Distillation, init_args: {teacher: teacher}}}"
+    )
+    main(["fit", f"--config={tmp_path / 'alone.yaml'}", *PUPIL, *RUN, f"--trainer.default_root_dir={tmp_path}"])
+    config = tmp_path / "lightning_logs" / "alone" / "version_0" / "config.yaml"
+    callback = yaml.safe_load(config.read_text(encoding="utf-8"))["trainer"]["callbacks"]
+    assert callback["init_args"]["teacher"] == str(path)
+
+
 def test_a_recipe_that_was_never_run_does_not_teach(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as end:
         main(["fit", *PUPIL, *RUN, f"--trainer.default_root_dir={tmp_path}", *with_teacher("nobody")])
