@@ -36,6 +36,7 @@ from benchmarks.measure import REPOSITORY, RESULTS, images_of, save, training_pa
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies, command
 from cifar_lit.console import hush_libraries
 from cifar_lit.files import write_atomically
+from cifar_lit.runs import LAST, checkpoints
 
 QUIET = [f"--{panel}.every_n_epochs=0" for panel in ("gradcam", "misclassified", "confusion")]
 # Enough that a stop costs little, and seldom enough to cost nothing.
@@ -56,15 +57,15 @@ def file_of(recipe: str, repository: Path = REPOSITORY) -> Path:
 
 def all_settings_of(recipe: str, repository: Path = REPOSITORY) -> dict[str, str]:
     """The settings that a result is of: the recipe's and, where it has one, its teacher's."""
-    settings = settings_of(file_of(recipe, repository))
-    teacher = teacher_of(settings)
+    file = file_of(recipe, repository)
+    teacher = teacher_of(file)
     taught = {"teacher": teacher, "teacher_settings": settings_of(file_of(teacher, repository))} if teacher else {}
-    return {"settings": settings, **taught}
+    return {"settings": settings_of(file), **taught}
 
 
-def teacher_of(settings: str) -> str | None:
-    """The recipe whose run teaches, by the settings of a recipe."""
-    callbacks = (yaml.safe_load(settings)["trainer"] or {}).get("callbacks") or []
+def teacher_of(file: Path) -> str | None:
+    """The recipe whose run teaches that of a file."""
+    callbacks = (yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"] or {}).get("callbacks") or []
     for callback in callbacks:
         if isinstance(callback, dict) and callback["class_path"].rpartition(".")[2] == "Distillation":
             return str(callback["init_args"]["teacher"])
@@ -85,7 +86,7 @@ def train(fit: Sequence[str], folder: Path, asked: dict[str, Any]) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     note, clock, begun = (folder / f"{name}.json" for name in ("asked", "seconds", "begun"))
     with FileLock(folder / "lock"):
-        saved = sorted(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
+        saved = checkpoints(LAST, folder)
         if saved and (not note.is_file() or read(note) != asked):
             sys.exit(f"{folder} holds a run with other settings: remove it, or give another folder with --runs.")
         save_atomically(note, asked)
@@ -149,11 +150,11 @@ def measure(
         asked = {**all_settings_of(name), "data": kind_of(data_root), "options": list(further)}
         return folder, train([f"--config={file_of(name)}", *options], folder, asked)
 
-    teacher = teacher_of(settings_of(file_of(recipe)))
+    teacher = teacher_of(file_of(recipe))
     if teacher is None:
         folder, seconds = trained(recipe)
     else:
-        (last,) = trained(teacher)[0].rglob("last.ckpt")
+        (last,) = checkpoints(LAST, trained(teacher)[0])
         folder, seconds = trained(recipe, f"--trainer.callbacks.teacher={last}")
     root = f"--trainer.default_root_dir={folder}"
     # To compile takes longer than to test.

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.accuracy import all_settings_of, settings_of, teacher_of
+from benchmarks.accuracy import all_settings_of, file_of, settings_of, teacher_of
 from benchmarks.measure import REPOSITORY
 
 RESULTS = Path("benchmarks", "results", "accuracy")
@@ -51,7 +51,7 @@ def results_of(recipe: str, repository: Path) -> list[dict[str, Any]]:
 def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
     """Median time of `fit`, on what, and what its teacher costs before it."""
     own = own_cost(recipe, results, repository)
-    teacher = teacher_of(settings_of(repository / "configs" / f"{recipe}.yaml"))
+    teacher = teacher_of(file_of(recipe, repository))
     if teacher is None:
         return own
     results = results_of(teacher, repository)
@@ -68,7 +68,7 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
         measured = json.loads((repository / EPOCHS).read_text(encoding="utf-8"))
         if recipe not in measured["recipes"]:
             return UNKNOWN
-        settings = yaml.safe_load((repository / "configs" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+        settings = yaml.safe_load(file_of(recipe, repository).read_text(encoding="utf-8"))
         seconds = settings["trainer"]["max_epochs"] * measured["recipes"][recipe]["seconds"]
         machine = measured["machine"]
     where = machine["gpu"] or ("1 CPU core" if machine["threads"] == 1 else f"{machine['threads']} CPU cores")
@@ -143,7 +143,7 @@ def with_first_epochs(text: str, name: str, repository: Path) -> str:
         repository: Where results are.
     """
     measured = json.loads((repository / FIRST_EPOCHS).read_text(encoding="utf-8"))["recipes"].get(name, {})
-    now = settings_of(repository / "configs" / "reference" / f"{name}.yaml")
+    now = settings_of(file_of(f"reference/{name}", repository))
     if (measured.get("settings"), measured.get("options")) == (now, []):
         published = json.loads((repository / PUBLISHED).read_text(encoding="utf-8"))
         ours = measured["train_accuracy"]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import settings_of, teacher_of
+from benchmarks.accuracy import file_of, teacher_of
 from benchmarks.measure import REPOSITORY, now, parser, run, save
 from cifar_lit.console import hush_libraries
 from cifar_lit.explain.layers import LayerTable, network_table
@@ -105,21 +105,21 @@ def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int,
     data = ["--data=benchmarks.measure.NoiseDataModule", f"--data.images={images}", "--data.val_size=0"]
     length = [f"--trainer.max_epochs={epochs}", "--trainer.limit_val_batches=0"]
     length += [f"--trainer.limit_train_batches={steps}"] if steps is not None else []
-    teacher = teacher_of(settings_of(CONFIGS / f"{recipe}.yaml"))
+    teacher, answers = teacher_of(file_of(recipe)), 0
     with tempfile.TemporaryDirectory() as folder:
         root = f"--trainer.default_root_dir={folder}"
         if teacher is not None:
             # One that has learnt nothing takes as long to answer.
             step = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]
-            taught = run("fit", f"--config={CONFIGS / teacher}.yaml", *data, *step, root)[0].model
-        cli, clock = run("fit", f"--config={CONFIGS / recipe}.yaml", *data, *length, root, *further)
+            taught, _ = run("fit", f"--config={file_of(teacher)}", *data, *step, root)
+            # Forwards only, and its bytes for nothing.
+            answers = FORWARDS * network_table(taught.model, 32).macs
+        cli, clock = run("fit", f"--config={file_of(recipe)}", *data, *length, root, *further)
     rates = [seconds / seen for seconds, seen in zip(clock.epochs[1:], clock.images[1:], strict=True)]
     device, dtype = cli.trainer.strategy.root_device, DTYPES[cli.trainer.precision]
     table, batch_size = network_table(cli.model, 32), cli.datamodule.batch_size
     operations, copied = operations_a_second(device, dtype), bytes_a_second(device)
     parameters = EPOCH / batch_size * BYTES_A_PARAMETER * table.trainable_parameters
-    # Forwards only, and its bytes for nothing.
-    answers = FORWARDS * network_table(taught, 32).macs if teacher is not None else 0
     needed = {
         "compute": EPOCH * (OPERATIONS_A_MULTIPLY_ADD * table.macs + answers) / operations,
         "memory": (EPOCH * traffic(table) * dtype.itemsize + parameters) / copied,

@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of, share_cores
-from benchmarks.measure import REPOSITORY, commit, images_of, save, training_parser
+from benchmarks.accuracy import QUIET, by_epoch, file_of, kind_of, settings_of, share_cores
+from benchmarks.measure import commit, images_of, save, training_parser
 from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
@@ -34,7 +34,7 @@ def attempt(recipe: str, options: str, epochs: int, data_root: str | None) -> di
     with tempfile.TemporaryDirectory() as folder:
         seconds, _ = command(
             "fit",
-            f"--config={REPOSITORY / 'configs' / recipe}.yaml",
+            f"--config={file_of(recipe)}",
             *images_of(data_root),
             f"--seed_everything={SEED}",
             f"--trainer.max_epochs={epochs}",
@@ -60,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
     given = options.parse_args(args)
     hush_libraries()
     share_cores(given.at_once)
-    recipe = settings_of(REPOSITORY / "configs" / f"{given.recipe}.yaml")
+    recipe = settings_of(file_of(given.recipe))
     name = f"tuning-{given.recipe.replace('/', '-')}"
     record = given.output / f"{name}.json"
     tries: list[dict[str, Any]] = json.loads(record.read_text(encoding="utf-8"))["tries"] if record.is_file() else []

@@ -64,7 +64,7 @@ def test_a_run_writes_a_result_goes_on_and_is_not_repeated(
 def test_the_seconds_of_all_stopped_tries_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = iter((1000.0, 2000.0, 3000.0))
     lasted = iter((10, 25))
-    checkpoint = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    checkpoint = tmp_path / "lightning_logs" / "x" / "version_0" / "checkpoints" / "last.ckpt"
 
     def stopped_twice(*arguments: str) -> tuple[float, str]:
         assert (f"--ckpt_path={checkpoint}" in arguments) == checkpoint.is_file()

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.accuracy import settings_of, teacher_of
+from benchmarks.accuracy import teacher_of
 from cifar_lit import optimizers
 from cifar_lit.classifier import Classifier
 from cifar_lit.cli import CifarCLI, main
@@ -32,7 +32,7 @@ def test_recipe_trains_saves_and_loads(
     few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
     if path.parent.name != "reference" and path.stem != "quickstart":
         tiny.append("--data.val_size=100")
-    teacher = teacher_of(settings_of(path))
+    teacher = teacher_of(path)
     if teacher is not None:
         main(["fit", "--config", str(REPOSITORY / "configs" / f"{teacher}.yaml"), *tiny, *few])
     main(["fit", "--config", str(path), *tiny, *few])
@@ -56,7 +56,7 @@ def test_recipe_opens_with_what_one_wants_to_know(path: Path) -> None:
     recipe = yaml.safe_load(text)
     epochs = recipe["trainer"]["max_epochs"]
     assert f"{epochs} epochs" in header
-    teacher = teacher_of(text)
+    teacher = teacher_of(path)
     assert teacher is None or f"python -m cifar_lit fit --config configs/{teacher}.yaml" in header
     # A schedule learns the run's length from the trainer.
     assert not re.search(rf"\b{epochs}\b", str(recipe["model"]["init_args"]["schedule"]))

@@ -60,15 +60,13 @@ class Distillation(Callback):
             return
         if not isinstance(pl_module, Classifier):
             raise UserError(f"Distillation changes the loss of a Classifier, which {type(pl_module).__name__} is not.")
-        if RECIPE.fullmatch(self.teacher):
-            root = Path(trainer.default_root_dir)
-            runs = checkpoints(LAST, root, self.teacher)
-            if not runs:
-                raise UserError(
-                    f"{root / LOGS} holds no run of the teacher {self.teacher}: train that recipe first with `fit`, or "
-                    "give a checkpoint with --trainer.callbacks.teacher."
-                )
-            self.path = runs[-1]
+        known = self._known(trainer)
+        if not known:
+            raise UserError(
+                f"{Path(trainer.default_root_dir) / LOGS} holds no run of the teacher {self.teacher}: train that "
+                "recipe first with `fit`, or give a checkpoint with --trainer.callbacks.teacher."
+            )
+        self.path = known[-1]
         if not self.path.is_file():
             raise UserError(f"There is no teacher {self.path}: train one with `fit`, and give its checkpoint.")
 
@@ -77,7 +75,7 @@ class Distillation(Callback):
         assert isinstance(pl_module, Classifier)
         self._digest = sha256_of(self.path)
         if self._begun_with is not None and self._begun_with["teacher"] != self._digest:
-            self._take_up(Path(trainer.default_root_dir), self._begun_with)
+            self._take_up(self._begun_with, self._known(trainer))
         content = load_checkpoint(self.path)
         self._teacher = self._built(content, pl_module)
         self._compare(content.get("datamodule_hyper_parameters", {}), trainer)
@@ -86,10 +84,15 @@ class Distillation(Callback):
         self._teacher.to(device=pl_module.device, dtype=pl_module.dtype)
         pl_module.taught = self.loss
 
-    def _take_up(self, root: Path, begun_with: dict[str, Any]) -> None:
-        """Goes on with the teacher that a resumed run began with, if it is among the recipe's runs."""
-        runs = checkpoints(LAST, root, self.teacher) if RECIPE.fullmatch(self.teacher) else []
-        same = [run for run in runs if sha256_of(run) == begun_with["teacher"]]
+    def _known(self, trainer: Trainer) -> list[Path]:
+        """The checkpoints that may be meant, the newest last."""
+        if RECIPE.fullmatch(self.teacher):
+            return checkpoints(LAST, Path(trainer.default_root_dir), self.teacher)
+        return [Path(self.teacher)]
+
+    def _take_up(self, begun_with: dict[str, Any], known: list[Path]) -> None:
+        """Goes on with the teacher that a resumed run began with, if it is among those that may be meant."""
+        same = [path for path in known if sha256_of(path) == begun_with["teacher"]]
         if not same:
             raise UserError(
                 f"{self.path} is not the teacher that this run began with, which was {begun_with['path']}: give that, "
