@@ -4,7 +4,8 @@
 
 With `--check` it writes nothing, and fails where they say something else. A recipe without a result says "not measured
 yet", unless its header and its row name another file of `results/`; a result of a recipe as it was before is none.
-What `benchmarks.reference_epochs` measured goes into the headers of reference recipes, beside what was published.
+What `benchmarks.reference_epochs` measured goes into the headers of reference recipes, beside what was published. A
+second table of the README lays ours beside the published systems, retrained on the same images.
 """
 
 import argparse
@@ -29,6 +30,14 @@ PUBLISHED = Path("benchmarks", "results", "published_logs.json")
 # R5's log goes on from weights trained before; another one does not.
 BEGUN_AFRESH = {"r5": "r5_afresh"}
 VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
+# Recipes of ours with the network of a published system, in no more epochs.
+RIVALS = {
+    "r1": ("resnet20", "resnet20_distilled"),
+    "r2": ("resnet20", "resnet20_distilled"),
+    "r3": ("resnet18", "resnet18_short"),
+    "r4": ("dilated_separable", "dilated_separable_distilled"),
+    "r5": ("depthwise", "depthwise_distilled"),
+}
 WIDTH = 120
 UNKNOWN = "not measured yet"
 # Options that change how fast a recipe is, and not what it computes.
@@ -159,6 +168,41 @@ def with_first_epochs(text: str, name: str, repository: Path) -> str:
     return with_comment(text, r"^# In the first .*?(?=^# Measured here)", sentence)
 
 
+def with_comparison(readme: str, repository: Path) -> str:
+    """The README with the table that lays ours beside the published systems, if it has one."""
+    found = re.search(r"^(\| published system [^\n]*\n\|[-:| ]*\n)(\|[^\n]*\n)*", readme, re.MULTILINE)
+    if not found:
+        return readme
+    rows = [row for name in RIVALS for row in comparisons(name, repository)]
+    return readme[: found.start()] + found[1] + "".join(f"{row}\n" for row in rows) + readme[found.end() :]
+
+
+def comparisons(name: str, repository: Path) -> list[str]:
+    """Rows of a table, one for each of our recipes that was measured: a published system, and ours in its last epoch.
+
+    Args:
+        name: Of the published system, such as r1.
+        repository: Where recipes and results are.
+    """
+    log = json.loads((repository / PUBLISHED).read_text(encoding="utf-8"))[name]
+    minutes = len(log["val_accuracy"]) * log["seconds_an_epoch"] / 60
+    theirs = results_of(f"reference/{name}", repository)
+    best = statistics.mean(result["best_epoch_accuracy"] for result in theirs) if theirs else None
+    here = UNKNOWN if best is None else f"{best:.2f} %"
+    link = f"[{name.upper()}](configs/reference/{name}.yaml)"
+    system = f"| {link} | {100 * max(log['val_accuracy']):.2f} % | {here} | {minutes:.0f} min |"
+    rows = []
+    for recipe in RIVALS[name]:
+        results = results_of(recipe, repository)
+        if not results:
+            continue
+        reached = statistics.mean(result["accuracy"] for result in results)
+        same = theirs and theirs[0]["data"] == results[0]["data"]
+        ahead = f"{reached - best:+.2f}" if same and best is not None else UNKNOWN
+        rows.append(f"{system} `{recipe}` | {reached:.2f} % | {ahead} | {cost(recipe, results, repository)} |")
+    return rows or [f"{system} `{RIVALS[name][0]}` | {UNKNOWN} | {UNKNOWN} | {UNKNOWN} |"]
+
+
 def generated(repository: Path) -> dict[Path, str]:
     """Every file that says what was measured, as it should be."""
     readme = repository / "README.md"
@@ -172,6 +216,7 @@ def generated(repository: Path) -> dict[Path, str]:
         spent = cost(recipe, results, repository) if results else UNKNOWN
         texts[readme] = with_row(texts[readme], recipe, spent, results)
         texts[file] = with_header(texts[file], recipe, spent, results)
+    texts[readme] = with_comparison(texts[readme], repository)
     return texts
 
 

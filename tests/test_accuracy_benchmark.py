@@ -216,6 +216,35 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     assert {f.relative_to(tmp_path).as_posix(): t for f, t in accuracy_table.generated(tmp_path).items()} == texts
 
 
+def test_a_table_lays_ours_beside_the_published_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy_table, "RIVALS", {"r8": ("net", "larger", "unmeasured"), "r9": ("unmeasured",)})
+    folder = tmp_path / accuracy_table.RESULTS
+    folder.mkdir(parents=True)
+    (tmp_path / "configs" / "reference").mkdir(parents=True)
+    for recipe in ("net", "larger", "unmeasured", "reference/r8", "reference/r9"):
+        (tmp_path / "configs" / f"{recipe}.yaml").write_text("trainer: {}\n")
+    log = {"val_accuracy": [0.7, 0.8123, 0.8], "seconds_an_epoch": 40}
+    (tmp_path / accuracy_table.PUBLISHED).write_text(json.dumps({"r8": log, "r9": log}))
+    theirs = result("reference/r8", accuracy=70.0, best_epoch_accuracy=75.5)
+    (folder / "reference-r8-jpeg-cpu-seed0.json").write_text(json.dumps(theirs))
+    for seed, value in enumerate((78.0, 79.0)):
+        (folder / f"net-jpeg-cpu-seed{seed}.json").write_text(json.dumps(result("net", accuracy=value)))
+    # On other images, which says nothing of who is ahead.
+    other = {**result("larger", accuracy=90.0), "data": "original"}
+    (folder / "larger-original-cpu-seed0.json").write_text(json.dumps(other))
+    head = "Text.\n\n| published system | … |\n| --- | --- |\n"
+    r8, r9 = (f"| [{name}](configs/reference/{name.lower()}.yaml) | 81.23 % |" for name in ("R8", "R9"))
+    table = (
+        f"{head}{r8} 75.50 % | 2 min | `net` | 78.50 % | +3.00 | 30 min on 2 CPU cores |\n"
+        f"{r8} 75.50 % | 2 min | `larger` | 90.00 % | not measured yet | 30 min on 2 CPU cores |\n"
+        f"{r9} not measured yet | 2 min | `unmeasured` | not measured yet | not measured yet | not measured yet |\n"
+        "\nMore text.\n"
+    )
+    assert accuracy_table.with_comparison(f"{head}| old |\n| rows |\n\nMore text.\n", tmp_path) == table
+    assert accuracy_table.with_comparison(f"{head}\nMore text.\n", tmp_path) == table
+    assert accuracy_table.with_comparison(table, tmp_path) == table
+
+
 def test_headers_lay_the_first_epochs_beside_the_published_ones(tmp_path: Path) -> None:
     (tmp_path / accuracy_table.FIRST_EPOCHS).parent.mkdir(parents=True)
     (tmp_path / "configs" / "reference").mkdir(parents=True)
