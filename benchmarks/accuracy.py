@@ -32,7 +32,7 @@ import yaml
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.measure import REPOSITORY, RESULTS, images_of, save, training_parser
+from benchmarks.measure import REPOSITORY, RESULTS, images_of, read, save, training_parser
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies, command
 from cifar_lit.console import hush_libraries
 from cifar_lit.files import write_atomically
@@ -105,11 +105,6 @@ def train(fit: Sequence[str], folder: Path, asked: dict[str, Any]) -> float:
         save_atomically(clock, [*spent, seconds])
         begun.unlink()
         return sum(spent) + seconds
-
-
-def read(file: Path) -> Any:
-    """What a file of JSON holds."""
-    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def save_atomically(file: Path, content: Any) -> None:

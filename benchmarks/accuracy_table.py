@@ -9,7 +9,6 @@ second table of the README lays ours beside the published systems, retrained on 
 """
 
 import argparse
-import json
 import re
 import statistics
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 import yaml
 
 from benchmarks.accuracy import all_settings_of, file_of, settings_of, teacher_of
-from benchmarks.measure import REPOSITORY
+from benchmarks.measure import REPOSITORY, read
 
 RESULTS = Path("benchmarks", "results", "accuracy")
 EPOCHS = Path("benchmarks", "results", "epoch_limit-cpu.json")
@@ -49,7 +48,7 @@ def results_of(recipe: str, repository: Path) -> list[dict[str, Any]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     now = {"recipe": recipe, **all_settings_of(recipe, repository)}
     for path in sorted((repository / RESULTS).glob(f"{recipe.replace('/', '-')}-*-seed*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read(path)
         changed = [option for option in found["options"] if not option.startswith(SAME_RECIPE)]
         same = {key: found.get(key) for key in now} == now
         if same and "hold-out" not in path.name and not changed:
@@ -74,7 +73,7 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
     if alone:
         seconds, machine = statistics.median(result["fit_seconds"] for result in alone), alone[0]["machine"]
     else:
-        measured = json.loads((repository / EPOCHS).read_text(encoding="utf-8"))
+        measured = read(repository / EPOCHS)
         if recipe not in measured["recipes"]:
             return UNKNOWN
         settings = yaml.safe_load(file_of(recipe, repository).read_text(encoding="utf-8"))
@@ -151,10 +150,10 @@ def with_first_epochs(text: str, name: str, repository: Path) -> str:
         name: Such as r1.
         repository: Where results are.
     """
-    measured = json.loads((repository / FIRST_EPOCHS).read_text(encoding="utf-8"))["recipes"].get(name, {})
+    measured = read(repository / FIRST_EPOCHS)["recipes"].get(name, {})
     now = settings_of(file_of(f"reference/{name}", repository))
     if (measured.get("settings"), measured.get("options")) == (now, []):
-        published = json.loads((repository / PUBLISHED).read_text(encoding="utf-8"))
+        published = read(repository / PUBLISHED)
         ours = measured["train_accuracy"]
         theirs = published[BEGUN_AFRESH.get(name, name)]["train_accuracy"][: len(ours)]
         said = [" and ".join(f"{100 * share:.1f}" for share in shares) + " %" for shares in (ours, theirs)]
@@ -184,7 +183,7 @@ def comparisons(name: str, repository: Path) -> list[str]:
         name: Of the published system, such as r1.
         repository: Where recipes and results are.
     """
-    log = json.loads((repository / PUBLISHED).read_text(encoding="utf-8"))[name]
+    log = read(repository / PUBLISHED)[name]
     minutes = len(log["val_accuracy"]) * log["seconds_an_epoch"] / 60
     theirs = results_of(f"reference/{name}", repository)
     best = statistics.mean(result["best_epoch_accuracy"] for result in theirs) if theirs else None

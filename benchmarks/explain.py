@@ -5,7 +5,6 @@
 Without a checkpoint a ResNet-20 is trained for 300 steps: bad enough that the page shows as many errors as it may.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -15,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import REPOSITORY, images_of, parser, save
+from benchmarks.measure import REPOSITORY, images_of, parser, read, save
 
 RECIPE = str(REPOSITORY / "configs" / "resnet20.yaml")
 QUICK = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=300", "--trainer.limit_val_batches=1"]
@@ -53,7 +52,7 @@ def main(args: Sequence[str] | None = None) -> None:
         out = Path(folder, "out")
         asked = ["explain", *common, f"--ckpt_path={checkpoint}", f"--output_dir={out}"]
         seconds, peaks = zip(*(command(*asked) for _ in range(given.rounds)), strict=True)
-        metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+        metrics = read(out / "metrics.json")
         figures = {
             "what": "explain of a ResNet-20 on the test split: the whole command",
             "seconds": [round(value, 1) for value in seconds],

@@ -46,7 +46,7 @@ from benchmarks.gpu_parts import (
     of_training_loop,
 )
 from benchmarks.gpu_speed import of_race
-from benchmarks.measure import parser, save
+from benchmarks.measure import parser, read, save
 from cifar_lit.console import hush_libraries
 
 # What a part does, and how many seconds it may take: what only a GPU can show comes first.
@@ -82,7 +82,7 @@ def outcome(process: subprocess.Popen[bytes], part: str, seconds: float, folder:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     written = folder / f"{part}.json"
-    figures: dict[str, Any] = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+    figures: dict[str, Any] = read(written) if written.is_file() else {}
     return {**figures, "error": error} if error else figures
 
 

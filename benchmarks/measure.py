@@ -205,6 +205,11 @@ def commit() -> str:
         return f"unknown ({COMMIT_VARIABLE} would tell)"
 
 
+def read(file: Path) -> Any:
+    """What a file of JSON holds."""
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def save(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     """Writes ``<name>.json``: the figures, the command, machine, versions and commit."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ A recipe is a name such as r1; without one all are run. What is there, of as man
 again. `python -m benchmarks.accuracy_table` puts the figures into the recipes' headers.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of, share_cores
-from benchmarks.measure import REPOSITORY, commit, images_of, save, training_parser
+from benchmarks.measure import REPOSITORY, commit, images_of, read, save, training_parser
 from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
@@ -41,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
     hush_libraries()
     share_cores(given.at_once)
     file = given.output / f"{NAME}.json"
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["recipes"] if file.is_file() else {}
+    found: dict[str, Any] = read(file)["recipes"] if file.is_file() else {}
 
     def run(recipe: str) -> None:
         path = CONFIGS / f"{recipe}.yaml"

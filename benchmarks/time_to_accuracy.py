@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import REPOSITORY, commit, images_of, save, training_parser
+from benchmarks.measure import REPOSITORY, commit, images_of, read, save, training_parser
 from cifar_lit.console import hush_libraries
 
 # Of a run that is trained to its end and then tested once.
@@ -71,7 +71,7 @@ def once(fit: Sequence[str], recipe: Path, seed: int, folder: Path) -> dict[str,
     same = {"fit": list(fit), "recipe": recipe.read_text(encoding="utf-8")}
     file = folder / f"seed-{seed}.json"
     if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        kept = read(file)
         if {key: kept[key] for key in same} == same:
             return dict(kept["figures"])
     figures = {**train_and_test(fit, seed, folder / f"seed-{seed}"), "commit": commit()}

@@ -9,7 +9,6 @@ recipe, is not run again.
 """
 
 import argparse
-import json
 import shlex
 import tempfile
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import QUIET, by_epoch, file_of, kind_of, settings_of, share_cores
-from benchmarks.measure import commit, images_of, save, training_parser
+from benchmarks.measure import commit, images_of, read, save, training_parser
 from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
@@ -63,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
     recipe = settings_of(file_of(given.recipe))
     name = f"tuning-{given.recipe.replace('/', '-')}"
     record = given.output / f"{name}.json"
-    tries: list[dict[str, Any]] = json.loads(record.read_text(encoding="utf-8"))["tries"] if record.is_file() else []
+    tries: list[dict[str, Any]] = read(record)["tries"] if record.is_file() else []
 
     def run(try_options: str) -> None:
         figures = attempt(given.recipe, try_options, given.epochs, given.data_root)
