@@ -87,7 +87,7 @@ def test_the_seconds_of_all_stopped_tries_count(tmp_path: Path, monkeypatch: pyt
         assert accuracy.train(["--x"], tmp_path, {}) == 10 + 25 + 5
 
 
-def test_a_teacher_is_trained_once_before_its_pupils(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_teacher_is_trained_once_before_its_students(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fits = list[tuple[str, ...]]()
 
     def fit_or_test(*arguments: str) -> tuple[float, str]:
@@ -96,7 +96,7 @@ def test_a_teacher_is_trained_once_before_its_pupils(tmp_path: Path, monkeypatch
         fits.append(arguments)
         (root,) = [a.partition("=")[2] for a in arguments if a.startswith("--trainer.default_root_dir=")]
         checkpoints = Path(root, "lightning_logs", "x", "version_0", "checkpoints")
-        # As long as the other pupil may take to want the same.
+        # As long as the other student may take to want the same.
         time.sleep(0.5)
         checkpoints.mkdir(parents=True)
         (checkpoints / "last.ckpt").touch()
@@ -106,11 +106,11 @@ def test_a_teacher_is_trained_once_before_its_pupils(tmp_path: Path, monkeypatch
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     monkeypatch.setattr(accuracy, "command", fit_or_test)
     own = ["--seeds=1", "--first_seed=4", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path / 'results'}"]
-    pupils = ["depthwise_distilled", "dilated_separable_distilled"]
-    accuracy.main([*pupils, "--at_once=2", *own])
+    students = ["depthwise_distilled", "dilated_separable_distilled"]
+    accuracy.main([*students, "--at_once=2", *own])
     accuracy.main(["resnet20", *own])
     assert Path(fits[0][1]).stem == "resnet20"
-    assert sorted(Path(fit[1]).stem for fit in fits[1:]) == pupils
+    assert sorted(Path(fit[1]).stem for fit in fits[1:]) == students
     (teacher,) = (tmp_path / "runs" / "resnet20" / "seed-4").rglob("last.ckpt")
     assert all(f"--trainer.callbacks.teacher={teacher}" in fit for fit in fits[1:])
     found = json.loads((tmp_path / "results" / "depthwise_distilled-original-cpu-seed4.json").read_text())
@@ -305,28 +305,28 @@ def test_the_cost_of_runs_that_shared_their_machine_is_that_of_epochs_that_did_n
     assert header() == "# Cost: 60 min on 2 CPU cores."
 
 
-def test_a_pupil_costs_its_teacher_too_and_is_of_the_teacher_as_it_is(tmp_path: Path) -> None:
+def test_a_student_costs_its_teacher_too_and_is_of_the_teacher_as_it_is(tmp_path: Path) -> None:
     folder = tmp_path / accuracy_table.RESULTS
     folder.mkdir(parents=True)
     (tmp_path / "configs").mkdir()
     (tmp_path / "README.md").write_text("")
-    pupil, teacher = (tmp_path / "configs" / f"{name}.yaml" for name in ("pupil", "teacher"))
+    student, teacher = (tmp_path / "configs" / f"{name}.yaml" for name in ("student", "teacher"))
     settings = "trainer: {callbacks: [{class_path: Distillation, init_args: {teacher: teacher}}]}"
-    pupil.write_text(f"# Pupil.\n# Cost: not.\n{settings}\n")
+    student.write_text(f"# Pupil.\n# Cost: not.\n{settings}\n")
     teacher.write_text("trainer: {}\n")
     own = {"settings": settings, "teacher": "teacher", "teacher_settings": "trainer: {}"}
-    (folder / "pupil-jpeg-cpu-seed0.json").write_text(json.dumps({**result("pupil", accuracy=90.0), **own}))
+    (folder / "student-jpeg-cpu-seed0.json").write_text(json.dumps({**result("student", accuracy=90.0), **own}))
     (folder / "teacher-jpeg-cpu-seed0.json").write_text(json.dumps(result("teacher", accuracy=91.0)))
 
     def header() -> str:
-        return accuracy_table.generated(tmp_path)[pupil].splitlines()[1]
+        return accuracy_table.generated(tmp_path)[student].splitlines()[1]
 
     assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher's 30 min on 2 CPU cores."
     (folder / "teacher-jpeg-cpu-seed0.json").unlink()
     (tmp_path / accuracy_table.EPOCHS).write_text('{"recipes": {}}')
     assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher."
     teacher.write_text("trainer: {max_epochs: 1}\n")
-    assert accuracy_table.results_of("pupil", tmp_path) == []
+    assert accuracy_table.results_of("student", tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a network learns from the answers of a trained one beside the labels."""
+"""Knowledge distillation: a student learns from the outputs of a trained teacher beside the labels."""
 
 import importlib
 import re
@@ -13,6 +13,7 @@ from torch import Tensor
 from cifar_lit.classifier import Classifier
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
+from cifar_lit.files import write_atomically
 from cifar_lit.identity import sha256_of
 from cifar_lit.runs import LAST, LOGS, checkpoints, load_checkpoint
 
@@ -20,6 +21,8 @@ from cifar_lit.runs import LAST, LOGS, checkpoints, load_checkpoint
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
 # A checkpoint's file has an ending.
 RECIPE = re.compile(r"[\w-]+")
+# The copy in the folder of the run that it teaches.
+TEACHER = "teacher.ckpt"
 
 
 class Distillation(Callback):
@@ -27,12 +30,13 @@ class Distillation(Callback):
 
     The loss is (1 − weight) times that of the labels, plus weight · T² times the Kullback–Leibler divergence of the
     softmax of both logits, each divided by the temperature T (Hinton et al. 2015, arXiv:1503.02531). The teacher sees
-    the augmented images, is not trained, and costs a forward pass a step; it is no part of the checkpoints.
+    the augmented images, is not trained, and costs a forward pass a step. It is no part of the checkpoints; the run's
+    folder keeps a copy.
 
     Args:
         teacher: Checkpoint of a run of one of this package's architectures, on the same classes; or the name of a
             recipe, such as ``resnet20``, for the last checkpoint of its newest run in the same ``lightning_logs``. A
-            run goes on with the one that it began with, which its own settings name.
+            run goes on with the one that it began with, whose copy its own settings name.
         weight: Share of the teacher, in [0, 1]. At 1 the labels are not looked at.
         temperature: Above 0. The higher, the more the teacher's unlikely classes count.
 
@@ -55,27 +59,18 @@ class Distillation(Callback):
         self._begun_with: dict[str, Any] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds the teacher, before anything is trained."""
-        if stage != "fit":
-            return
-        if not isinstance(pl_module, Classifier):
+        """Refuses a module without the loss, before anything else is done."""
+        if stage == "fit" and not isinstance(pl_module, Classifier):
             raise UserError(f"Distillation changes the loss of a Classifier, which {type(pl_module).__name__} is not.")
-        known = self._known(trainer)
-        if not known:
-            raise UserError(
-                f"{Path(trainer.default_root_dir) / LOGS} holds no run of the teacher {self.teacher}: train that "
-                "recipe first with `fit`, or give a checkpoint with --trainer.callbacks.teacher."
-            )
-        self.path = known[-1]
-        if not self.path.is_file():
-            raise UserError(f"There is no teacher {self.path}: train one with `fit`, and give its checkpoint.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Reads the teacher, puts it where the network is, and into its loss."""
+        """Reads the teacher, puts it where the network is and into its loss, and a copy of it into the run's folder."""
         assert isinstance(pl_module, Classifier)
+        # On every rank: it is rank zero's, which the others wait to be told.
+        folder = None if trainer.logger is None or trainer.fast_dev_run else trainer.log_dir  # type: ignore[attr-defined]
+        copy = None if folder is None else Path(folder) / TEACHER
+        self.path = self._found(trainer, copy)
         self._digest = sha256_of(self.path)
-        if self._begun_with is not None and self._begun_with["teacher"] != self._digest:
-            self._take_up(self._begun_with, self._known(trainer))
         content = load_checkpoint(self.path)
         self._teacher = self._built(content, pl_module)
         self._compare(content.get("datamodule_hyper_parameters", {}), trainer)
@@ -83,24 +78,43 @@ class Distillation(Callback):
         say(f"Teacher: {type(self._teacher).__name__} of {self.path}{epochs}")
         self._teacher.to(device=pl_module.device, dtype=pl_module.dtype)
         pl_module.taught = self.loss
+        if copy is not None:
+            self._keep(copy, trainer)
 
-    def _known(self, trainer: Trainer) -> list[Path]:
-        """The checkpoints that may be meant, the newest last."""
-        if RECIPE.fullmatch(self.teacher):
-            return checkpoints(LAST, Path(trainer.default_root_dir), self.teacher)
-        return [Path(self.teacher)]
-
-    def _take_up(self, begun_with: dict[str, Any], known: list[Path]) -> None:
-        """Goes on with the teacher that a resumed run began with, if it is among those that may be meant."""
-        same = [path for path in known if sha256_of(path) == begun_with["teacher"]]
-        if not same:
+    def _found(self, trainer: Trainer, copy: Path | None) -> Path:
+        """The checkpoint that is meant; for a resumed run the one that it began with."""
+        root, asked = Path(trainer.default_root_dir), Path(self.teacher)
+        by_recipe = RECIPE.fullmatch(self.teacher) is not None
+        meant = checkpoints(LAST, root, self.teacher) if by_recipe else [asked] * asked.is_file()
+        if self._begun_with is not None:
+            begun_with = self._begun_with
+            # Whoever names the same teacher as then means that one, whatever has become of its file.
+            copies = [copy, Path(begun_with["path"])] if self.teacher == begun_with.get("asked") else []
+            meant = [*(path for path in copies if path is not None and path.is_file()), *meant]
+            same = [path for path in meant if sha256_of(path) == begun_with["teacher"]]
+            if same:
+                return same[0]
+            if meant:
+                raise UserError(
+                    f"{meant[-1]} is not the teacher that this run began with, whose copy was {begun_with['path']}: "
+                    "give one that is, or begin afresh."
+                )
+        if meant:
+            return meant[-1]
+        if by_recipe:
             raise UserError(
-                f"{self.path} is not the teacher that this run began with, which was {begun_with['path']}: give that, "
-                "or begin afresh."
+                f"{root / LOGS} holds no run of the teacher {self.teacher}: train that recipe first with `fit`, or "
+                "give a checkpoint with --trainer.callbacks.teacher."
             )
-        self.path, self._digest = same[-1], begun_with["teacher"]
+        raise UserError(f"There is no teacher {asked}: train one with `fit`, and give its checkpoint.")
 
-    def _built(self, content: dict[str, Any], pupil: Classifier) -> Classifier:
+    def _keep(self, copy: Path, trainer: Trainer) -> None:
+        """Copies the teacher into the run's folder: its own run may go on, and change the file."""
+        if trainer.is_global_zero and not (copy.is_file() and sha256_of(copy) == self._digest):
+            write_atomically(copy, self.path.read_bytes())
+        self.path = copy
+
+    def _built(self, content: dict[str, Any], student: Classifier) -> Classifier:
         settings = dict(content.get("hyper_parameters", {}))
         name = settings.pop("_class_path", None)
         if not isinstance(name, str) or not ARCHITECTURE.fullmatch(name):
@@ -116,10 +130,10 @@ class Distillation(Callback):
             # The first line: behind it torch lists every weight.
             reason = str(error).partition("\n")[0]
             raise UserError(f"The teacher {self.path} does not fit its architecture: {reason}") from error
-        if teacher.num_classes != pupil.num_classes:
+        if teacher.num_classes != student.num_classes:
             raise UserError(
-                f"The teacher {self.path} knows {teacher.num_classes} classes, and the data have {pupil.num_classes}: "
-                "give one that was trained on them."
+                f"The teacher {self.path} knows {teacher.num_classes} classes, and the data have "
+                f"{student.num_classes}: give one that was trained on them."
             )
         return teacher.eval().requires_grad_(False)
 
@@ -134,7 +148,7 @@ class Distillation(Callback):
             )
         # Which images are held out.
         if differ & {"val_size", "split_seed"}:
-            say("The teacher was trained on images that are held out here: validation accuracy flatters.")
+            say("The teacher was trained on images that are held out here: validation accuracy is too good.")
 
     def loss(self, images: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
         """The loss to train on.
@@ -147,9 +161,9 @@ class Distillation(Callback):
         assert self._teacher is not None
         with torch.no_grad():
             targets = F.log_softmax(self._teacher(images).float() / self.temperature, dim=1)
-        answers = F.log_softmax(logits.float() / self.temperature, dim=1)
+        outputs = F.log_softmax(logits.float() / self.temperature, dim=1)
         # T²: gradients of softened logits shrink by it.
-        apart = self.temperature**2 * F.kl_div(answers, targets, reduction="batchmean", log_target=True)
+        apart = self.temperature**2 * F.kl_div(outputs, targets, reduction="batchmean", log_target=True)
         return (1 - self.weight) * loss + self.weight * apart
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -159,8 +173,8 @@ class Distillation(Callback):
         self._teacher = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Which teacher it is: its file, and that one's SHA-256."""
-        return {"teacher": self._digest, "path": str(self.path)}
+        """Which teacher it is: its copy, that one's SHA-256, and how it was asked for."""
+        return {"teacher": self._digest, "path": str(self.path), "asked": self.teacher}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps in mind which teacher a resumed run began with."""
