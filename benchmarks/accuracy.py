@@ -55,18 +55,24 @@ def file_of(recipe: str, repository: Path = REPOSITORY) -> Path:
     return repository / "configs" / f"{recipe}.yaml"
 
 
-def all_settings_of(recipe: str, repository: Path = REPOSITORY) -> dict[str, str]:
+def all_settings_of(recipe: str, repository: Path = REPOSITORY) -> dict[str, Any]:
     """The settings that a result is of: the recipe's and, where it has one, its teacher's."""
     file = file_of(recipe, repository)
+    settings: dict[str, Any] = {"settings": settings_of(file)}
     teacher = teacher_of(file)
-    taught = {"teacher": teacher, "teacher_settings": settings_of(file_of(teacher, repository))} if teacher else {}
-    return {"settings": settings_of(file), **taught}
+    if teacher is not None:
+        of_teacher = all_settings_of(teacher, repository)
+        # Those of a teacher that has a teacher of its own are more than a text.
+        settings["teacher"] = teacher
+        settings["teacher_settings"] = of_teacher if "teacher" in of_teacher else of_teacher["settings"]
+    return settings
 
 
 def teacher_of(file: Path) -> str | None:
     """The recipe whose run teaches that of a file."""
     callbacks = (yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"] or {}).get("callbacks") or []
-    for callback in callbacks:
+    # One may be given without a list.
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
         if isinstance(callback, dict) and callback["class_path"].rpartition(".")[2] == "Distillation":
             return str(callback["init_args"]["teacher"])
     return None
@@ -139,18 +145,16 @@ def measure(
     validation = [] if is_reference or hold_out else [*WITHOUT_VALIDATION]
     run = Path(f"{'hold-out-' if hold_out else ''}seed-{seed}")
 
-    def trained(name: str, *taught: str) -> tuple[Path, float]:
-        folder = runs / name.replace("/", "-") / run
+    def trained(name: str) -> tuple[Path, float]:
+        folder, teacher, taught = runs / name.replace("/", "-") / run, teacher_of(file_of(name)), []
+        if teacher is not None:
+            (last,) = checkpoints(LAST, trained(teacher)[0])
+            taught = [f"--trainer.callbacks.teacher={last}"]
         options = [*images_of(data_root), *validation, *taught, *further, f"--seed_everything={seed}"]
         asked = {**all_settings_of(name), "data": kind_of(data_root), "options": list(further)}
         return folder, train([f"--config={file_of(name)}", *options], folder, asked)
 
-    teacher = teacher_of(file_of(recipe))
-    if teacher is None:
-        folder, seconds = trained(recipe)
-    else:
-        (last,) = checkpoints(LAST, trained(teacher)[0])
-        folder, seconds = trained(recipe, f"--trainer.callbacks.teacher={last}")
+    folder, seconds = trained(recipe)
     root = f"--trainer.default_root_dir={folder}"
     # To compile takes longer than to test.
     plain = ["--model.compile_mode=none", *QUIET, root]

@@ -43,15 +43,21 @@ UNKNOWN = "not measured yet"
 SAME_RECIPE = ("--model.compile_mode=",)
 
 
-def results_of(recipe: str, repository: Path) -> list[dict[str, Any]]:
-    """What runs of a recipe reached that trained on all images: of the largest group alike in data and device."""
+def results_of(recipe: str, repository: Path, data: str | None = None) -> list[dict[str, Any]]:
+    """What runs of a recipe reached that trained on all images: of the largest group alike in data and device.
+
+    Args:
+        recipe: Such as resnet20.
+        repository: Where recipes and results are.
+        data: Only of these images, such as jpeg.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     now = {"recipe": recipe, **all_settings_of(recipe, repository)}
     for path in sorted((repository / RESULTS).glob(f"{recipe.replace('/', '-')}-*-seed*.json")):
         found = read(path)
         changed = [option for option in found["options"] if not option.startswith(SAME_RECIPE)]
         same = {key: found.get(key) for key in now} == now
-        if same and "hold-out" not in path.name and not changed:
+        if same and "hold-out" not in path.name and not changed and data in (None, found["data"]):
             groups.setdefault(path.name.rpartition("-seed")[0], []).append({**found, "file": path.name})
     return max(groups.values(), key=len, default=[])
 
@@ -68,19 +74,21 @@ def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> st
 
 
 def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
-    """Median time of `fit`, and on what; by a CPU's seconds an epoch where every run shared its machine with others."""
+    """Median time of `fit`, and on what; about what it takes by a timed epoch where every run shared its machine."""
     alone = [result for result in results if result.get("at_once", 1) == 1]
     if alone:
-        seconds, machine = statistics.median(result["fit_seconds"] for result in alone), alone[0]["machine"]
+        about, machine = "", alone[-1]["machine"]
+        seconds = statistics.median(result["fit_seconds"] for result in alone if result["machine"] == machine)
     else:
-        measured = read(repository / EPOCHS)
-        if recipe not in measured["recipes"]:
+        measured = read(repository / EPOCHS)["recipes"].get(recipe, {})
+        now = {**all_settings_of(recipe, repository), "further_options": []}
+        if {key: measured.get(key) for key in now} != now:
             return UNKNOWN
         settings = yaml.safe_load(file_of(recipe, repository).read_text(encoding="utf-8"))
-        seconds = settings["trainer"]["max_epochs"] * measured["recipes"][recipe]["seconds"]
-        machine = measured["machine"]
+        about, machine = "about ", measured["machine"]
+        seconds = settings["trainer"]["max_epochs"] * measured["seconds"]
     where = machine["gpu"] or ("1 CPU core" if machine["threads"] == 1 else f"{machine['threads']} CPU cores")
-    return f"{seconds:.0f} s on {where}" if seconds < 120 else f"{seconds / 60:.0f} min on {where}"
+    return f"{about}{seconds:.0f} s on {where}" if seconds < 120 else f"{about}{seconds / 60:.0f} min on {where}"
 
 
 def accuracy(results: Sequence[dict[str, Any]]) -> str:
@@ -169,7 +177,7 @@ def with_first_epochs(text: str, name: str, repository: Path) -> str:
 
 def with_comparison(readme: str, repository: Path) -> str:
     """The README with the table that lays ours beside the published systems, if it has one."""
-    found = re.search(r"^(\| published system [^\n]*\n\|[-:| ]*\n)(\|[^\n]*\n)*", readme, re.MULTILINE)
+    found = re.search(r"^(\| system [^\n]*\n\|[-:| ]*\n)(\|[^\n]*\n)*", readme, re.MULTILINE)
     if not found:
         return readme
     rows = [row for name in RIVALS for row in comparisons(name, repository)]
@@ -184,22 +192,22 @@ def comparisons(name: str, repository: Path) -> list[str]:
         repository: Where recipes and results are.
     """
     log = read(repository / PUBLISHED)[name]
+    published = 100 * max(log["val_accuracy"])
     minutes = len(log["val_accuracy"]) * log["seconds_an_epoch"] / 60
     theirs = results_of(f"reference/{name}", repository)
     best = statistics.mean(result["best_epoch_accuracy"] for result in theirs) if theirs else None
-    here = UNKNOWN if best is None else f"{best:.2f} %"
-    link = f"[{name.upper()}](configs/reference/{name}.yaml)"
-    system = f"| {link} | {100 * max(log['val_accuracy']):.2f} % | {here} | {minutes:.0f} min |"
+    here = UNKNOWN if best is None else f"{best:.2f} % ({seeds(theirs)})"
+    system = f"| [{name.upper()}](configs/reference/{name}.yaml) | {published:.2f} % | {here} | {minutes:.0f} min |"
     rows = []
     for recipe in RIVALS[name]:
-        results = results_of(recipe, repository)
-        if not results:
-            continue
-        reached = statistics.mean(result["accuracy"] for result in results)
-        same = theirs and theirs[0]["data"] == results[0]["data"]
-        ahead = f"{reached - best:+.2f}" if same and best is not None else UNKNOWN
-        rows.append(f"{system} `{recipe}` | {reached:.2f} % | {ahead} | {cost(recipe, results, repository)} |")
-    return rows or [f"{system} `{RIVALS[name][0]}` | {UNKNOWN} | {UNKNOWN} | {UNKNOWN} |"]
+        # On the same images, where the published system has been trained here.
+        results = results_of(recipe, repository, theirs[0]["data"] if theirs else None)
+        if results:
+            reached = statistics.mean(result["accuracy"] for result in results)
+            ahead = f"{reached - best:+.2f}" if best is not None else UNKNOWN
+            ours = f"`{recipe}` | {reached:.2f} % ({seeds(results)}) | {reached - published:+.2f} | {ahead}"
+            rows.append(f"{system} {ours} | {cost(recipe, results, repository)} |")
+    return rows or [f"{system} `{RIVALS[name][0]}` | {' | '.join([UNKNOWN] * 4)} |"]
 
 
 def generated(repository: Path) -> dict[Path, str]:

@@ -13,14 +13,15 @@ activation functions for nothing (`traffic`). Where caches hold a whole batch, l
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy import file_of, teacher_of
-from benchmarks.measure import REPOSITORY, now, parser, run, save
+from benchmarks.accuracy import all_settings_of, file_of, teacher_of
+from benchmarks.measure import REPOSITORY, machine, now, parser, read, run, save
 from cifar_lit.console import hush_libraries
 from cifar_lit.explain.layers import LayerTable, network_table
 
@@ -144,7 +145,7 @@ def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int,
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Measures and writes ``results/epoch_limit-<device>.json``."""
+    """Measures, and adds each to ``results/epoch_limit-<device>.json``."""
     on_gpu = torch.cuda.is_available()
     options = parser(__doc__)
     options.add_argument("recipes", nargs="*", default=DEFAULT, help="names in configs/")
@@ -155,20 +156,18 @@ def main(args: Sequence[str] | None = None) -> None:
     given, further = options.parse_known_args(args)
     hush_libraries()
     recipes = sorted(path.stem for path in CONFIGS.glob("*.yaml")) if given.all else given.recipes
-    figures = {}
+    name = f"epoch_limit-{'cuda' if on_gpu else 'cpu'}"
+    kept = given.output / f"{name}.json"
+    # What was measured of other recipes stays.
+    figures: dict[str, Any] = read(kept)["recipes"] if kept.is_file() else {}
     for recipe in recipes:
-        row = figures[recipe] = measure(recipe, further, given.steps, given.epochs, given.images)
+        row = measure(recipe, further, given.steps, given.epochs, given.images)
         print(
             f"{recipe}: {row['seconds']} s, limit {row['limit']} s ({row['bound']}), {row['ratio']} times", flush=True
         )
-    save(
-        f"epoch_limit-{'cuda' if on_gpu else 'cpu'}",
-        {
-            "what": f"seconds an epoch of {EPOCH:,} images in `fit`, and the least by compute or memory",
-            "recipes": figures,
-        },
-        given.output,
-    )
+        figures[recipe] = {**row, "date": time.strftime("%Y-%m-%d"), "machine": machine(), **all_settings_of(recipe)}
+        what = f"seconds an epoch of {EPOCH:,} images in `fit`, and the least by compute or memory"
+        save(name, {"what": what, "recipes": figures}, given.output)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 A try is a string of options for `fit`; the empty one is the recipe as it is. Every try has the same seed, trains on
 what the recipe does not hold out, and is judged by the held-out images after its last epoch: the test split has no say.
-Tries are added to ``results/tuning-<recipe>.json``; one that is there, at the same number of epochs and of the same
-recipe, is not run again.
+Tries are added to ``results/tuning-<recipe>.json``; one that is there, at the same number of epochs, of the same recipe
+and images, is not run again. A recipe with a teacher wants `--trainer.callbacks.teacher=FILE` in every try: that of a
+teacher that was not trained on the held-out images either.
 """
 
 import argparse
@@ -66,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     def run(try_options: str) -> None:
         figures = attempt(given.recipe, try_options, given.epochs, given.data_root)
-        tries.append({**figures, "recipe": recipe, "commit": commit(), "data": kind_of(given.data_root)})
+        tries.append({**figures, "recipe": recipe, "commit": commit(), "data": images})
         print(figures, flush=True)
         save(
             name,
@@ -74,8 +75,9 @@ def main(args: Sequence[str] | None = None) -> None:
             given.output,
         )
 
-    known = {(one["options"], one.get("epochs"), one.get("recipe")) for one in tries}
-    new = [one for one in given.options if (one or "none", given.epochs, recipe) not in known]
+    images = kind_of(given.data_root)
+    known = {(one["options"], one.get("epochs"), one.get("recipe"), one.get("data")) for one in tries}
+    new = [one for one in given.options if (one or "none", given.epochs, recipe, images) not in known]
     with ThreadPoolExecutor(given.at_once) as pool:
         list(pool.map(run, new))
 

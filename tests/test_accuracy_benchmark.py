@@ -1,26 +1,24 @@
-"""Runs that go on where they were stopped, and a table that says what they reached."""
+"""Runs that go on where they were stopped, and say what they reached."""
 
 import json
 import os
-import re
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forks import command
+from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import accuracy, accuracy_table, reference_epochs, tuning
+from benchmarks import accuracy, reference_epochs, tuning
+from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
 
 TINY = [
     *["--data=DigitsDataModule", "--data.batch_size=64", "--trainer.max_epochs=2", "--trainer.limit_train_batches=2"],
     "--trainer.accelerator=cpu",
 ]
-
-
-def test_readme_and_recipes_say_what_was_measured() -> None:
-    accuracy_table.main(["--check"])
 
 
 @pytest.mark.slow
@@ -153,118 +151,6 @@ def test_a_try_may_be_one_option_or_none(tmp_path: Path, monkeypatch: pytest.Mon
     assert [one["options"] for one in tries] == ["", "--model.tta=none"]
 
 
-def result(recipe: str, **figures: Any) -> dict[str, Any]:
-    machine = {"threads": 2, "gpu": None}
-    same = {"recipe": recipe, "options": [], "settings": "trainer: {}"}
-    return {**same, "data": "jpeg", "machine": machine, "fit_seconds": 1830.0, **figures}
-
-
-def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
-    folder = tmp_path / accuracy_table.RESULTS
-    folder.mkdir(parents=True)
-    (tmp_path / "configs" / "reference").mkdir(parents=True)
-    (tmp_path / "README.md").write_text(
-        "| recipe |\n| `net` (Net) | 1,000 | 50 | not measured yet | not measured yet |\n"
-        "| `gone` | 1 | 2 | 3 s | 3 % ([1 seed](benchmarks/results/accuracy/gone-jpeg-cpu-seed0.json)) |\n"
-        "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
-    )
-    (tmp_path / "configs" / "net.yaml").write_text(
-        "# Net.\n# Cost: not measured yet.\n# Accuracy: not\n# yet.\ntrainer: {}\n# Cost: no\n"
-    )
-    (tmp_path / "configs" / "other.yaml").write_text("# Cost: not measured yet.\ntrainer: {}\n")
-    gone = "benchmarks/results/accuracy/gone-*.json"
-    (tmp_path / "configs" / "gone.yaml").write_text(f"# Cost: 3 s.\n# Accuracy: 3 % ({gone}).\ntrainer: {{}}\n")
-    elsewhere = "# Cost: 3 s.\n# Accuracy: 3 % (benchmarks/results/quickstart.json).\ntrainer: {}\n"
-    (tmp_path / "configs" / "elsewhere.yaml").write_text(elsewhere)
-    (tmp_path / "configs" / "reference" / "r9.yaml").write_text("# R9.\n# Measured here: not\n# yet.\ntrainer: {}\n")
-    (tmp_path / accuracy_table.FIRST_EPOCHS).write_text('{"recipes": {}}')
-    for seed, value in enumerate((91.0, 92.5)):
-        file = folder / f"net-jpeg-cpu-seed{seed}.json"
-        file.write_text(json.dumps(result("net", accuracy=value, accuracy_flip=value + 1)))
-    # Neither another recipe's, nor with other options, nor with images held out, nor of the recipe as it was.
-    (folder / "net-jpeg-cpu-seed2.json").write_text(json.dumps(result("net", accuracy=3.0, settings="trainer: 2")))
-    (folder / "net-jpeg-cpu-hold-out-seed0.json").write_text(json.dumps(result("net", accuracy=1.0)))
-    (folder / "net-original-cuda-seed0.json").write_text(
-        json.dumps({**result("net", accuracy=2.0), "options": ["--x"]})
-    )
-    best = result("reference/r9", accuracy=80.0, best_epoch_accuracy=81.25, fit_seconds=90.0)
-    best["machine"] = {"threads": 1, "gpu": None}
-    (folder / "reference-r9-jpeg-cpu-seed0.json").write_text(json.dumps(best))
-    texts = {file.relative_to(tmp_path).as_posix(): text for file, text in accuracy_table.generated(tmp_path).items()}
-    words = "91.75 % test (91.00 to 92.50), 92.75 % with flips; JPEG images"
-    assert texts["README.md"] == (
-        f"| recipe |\n| `net` (Net) | 1,000 | 50 | 30 min on 2 CPU cores | {words} "
-        "([2 seeds](benchmarks/results/accuracy/net-jpeg-cpu-seed0.json)) |\n"
-        "| `gone` | 1 | 2 | not measured yet | not measured yet |\n"
-        "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
-    )
-    assert texts["configs/net.yaml"] == (
-        f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds;\n# "
-        "benchmarks/results/accuracy/net-*.json).\ntrainer: {}\n# Cost: no\n"
-    )
-    assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: {}\n"
-    assert texts["configs/elsewhere.yaml"] == elsewhere
-    assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: {}\n"
-    assert re.fullmatch(
-        r"# R9.\n# Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, 90 s on 1 CPU core;\n"
-        r"# .*reference-r9-\*.json\).\ntrainer: \{\}\n",
-        texts["configs/reference/r9.yaml"],
-    )
-    # A second time nothing changes.
-    for name, text in texts.items():
-        (tmp_path / name).write_text(text)
-    assert {f.relative_to(tmp_path).as_posix(): t for f, t in accuracy_table.generated(tmp_path).items()} == texts
-
-
-def test_a_table_lays_ours_beside_the_published_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accuracy_table, "RIVALS", {"r8": ("net", "larger", "unmeasured"), "r9": ("unmeasured",)})
-    folder = tmp_path / accuracy_table.RESULTS
-    folder.mkdir(parents=True)
-    (tmp_path / "configs" / "reference").mkdir(parents=True)
-    for recipe in ("net", "larger", "unmeasured", "reference/r8", "reference/r9"):
-        (tmp_path / "configs" / f"{recipe}.yaml").write_text("trainer: {}\n")
-    log = {"val_accuracy": [0.7, 0.8123, 0.8], "seconds_an_epoch": 40}
-    (tmp_path / accuracy_table.PUBLISHED).write_text(json.dumps({"r8": log, "r9": log}))
-    theirs = result("reference/r8", accuracy=70.0, best_epoch_accuracy=75.5)
-    (folder / "reference-r8-jpeg-cpu-seed0.json").write_text(json.dumps(theirs))
-    for seed, value in enumerate((78.0, 79.0)):
-        (folder / f"net-jpeg-cpu-seed{seed}.json").write_text(json.dumps(result("net", accuracy=value)))
-    # On other images, which says nothing of who is ahead.
-    other = {**result("larger", accuracy=90.0), "data": "original"}
-    (folder / "larger-original-cpu-seed0.json").write_text(json.dumps(other))
-    head = "Text.\n\n| published system | … |\n| --- | --- |\n"
-    r8, r9 = (f"| [{name}](configs/reference/{name.lower()}.yaml) | 81.23 % |" for name in ("R8", "R9"))
-    table = (
-        f"{head}{r8} 75.50 % | 2 min | `net` | 78.50 % | +3.00 | 30 min on 2 CPU cores |\n"
-        f"{r8} 75.50 % | 2 min | `larger` | 90.00 % | not measured yet | 30 min on 2 CPU cores |\n"
-        f"{r9} not measured yet | 2 min | `unmeasured` | not measured yet | not measured yet | not measured yet |\n"
-        "\nMore text.\n"
-    )
-    assert accuracy_table.with_comparison(f"{head}| old |\n| rows |\n\nMore text.\n", tmp_path) == table
-    assert accuracy_table.with_comparison(f"{head}\nMore text.\n", tmp_path) == table
-    assert accuracy_table.with_comparison(table, tmp_path) == table
-
-
-def test_headers_lay_the_first_epochs_beside_the_published_ones(tmp_path: Path) -> None:
-    (tmp_path / accuracy_table.FIRST_EPOCHS).parent.mkdir(parents=True)
-    (tmp_path / "configs" / "reference").mkdir(parents=True)
-    run = {"train_accuracy": [0.123, 0.2349], "data": "jpeg", "settings": "trainer: {}", "options": []}
-    measured = {"r5": run, "r6": {**run, "settings": "trainer: 2"}, "r7": {**run, "options": ["--x"]}}
-    (tmp_path / accuracy_table.FIRST_EPOCHS).write_text(json.dumps({"recipes": measured}))
-    published = {"r5": {"train_accuracy": [0.8] * 3}, "r5_afresh": {"train_accuracy": [0.3, 0.4, 0.5]}}
-    (tmp_path / accuracy_table.PUBLISHED).write_text(json.dumps(published))
-    text = "# R5.\n# In the first epochs\n# no.\n# Measured here: not.\ntrainer: {}\n"
-    for name in ("r5", "r6", "r7", "r9"):
-        (tmp_path / "configs" / "reference" / f"{name}.yaml").write_text(text)
-    assert accuracy_table.with_first_epochs(text, "r5", tmp_path) == (
-        "# R5.\n# In the first 2 epochs its training accuracy is 12.3 and 23.5 % on JPEG images, published, begun "
-        "afresh, 30.0 and\n# 40.0 % (benchmarks/results/reference_epochs.json).\n# Measured here: not.\ntrainer: {}\n"
-    )
-    for name in ("r6", "r7", "r9"):
-        unknown = "# R5.\n# In the first epochs: not measured yet.\n# Measured here: not.\ntrainer: {}\n"
-        assert accuracy_table.with_first_epochs(text, name, tmp_path) == unknown, name
-
-
 def test_first_epochs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = list[str]()
 
@@ -281,64 +167,6 @@ def test_first_epochs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Monk
     charts = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     assert [len(found[chart]) for chart in charts] == [2] * 4
     assert all(0 <= found[chart][0] <= 1 for chart in charts if "accuracy" in chart)
-
-
-def test_the_cost_of_runs_that_shared_their_machine_is_that_of_epochs_that_did_not(tmp_path: Path) -> None:
-    folder = tmp_path / accuracy_table.RESULTS
-    folder.mkdir(parents=True)
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "README.md").write_text("")
-    recipe = tmp_path / "configs" / "net.yaml"
-    recipe.write_text("# Net.\n# Cost: not measured yet.\ntrainer: {max_epochs: 50}\n")
-    for seed in range(2):
-        shared = result("net", accuracy=90.0, at_once=2, settings="trainer: {max_epochs: 50}")
-        (folder / f"net-jpeg-cpu-seed{seed}.json").write_text(json.dumps(shared))
-
-    def header() -> str:
-        return accuracy_table.generated(tmp_path)[recipe].splitlines()[1]
-
-    for name, expected in (("other", "not measured yet"), ("net", "25 min on 2 CPU cores")):
-        epochs = {"machine": {"threads": 2, "gpu": None}, "recipes": {name: {"seconds": 30.0}}}
-        (tmp_path / accuracy_table.EPOCHS).write_text(json.dumps(epochs))
-        assert header() == f"# Cost: {expected}."
-    (folder / "net-jpeg-cpu-seed2.json").write_text(json.dumps({**shared, "at_once": 1, "fit_seconds": 3600.0}))
-    assert header() == "# Cost: 60 min on 2 CPU cores."
-
-
-def test_a_student_costs_its_teacher_too_and_is_of_the_teacher_as_it_is(tmp_path: Path) -> None:
-    folder = tmp_path / accuracy_table.RESULTS
-    folder.mkdir(parents=True)
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "README.md").write_text("")
-    student, teacher = (tmp_path / "configs" / f"{name}.yaml" for name in ("student", "teacher"))
-    settings = "trainer: {callbacks: [{class_path: Distillation, init_args: {teacher: teacher}}]}"
-    student.write_text(f"# Pupil.\n# Cost: not.\n{settings}\n")
-    teacher.write_text("trainer: {}\n")
-    own = {"settings": settings, "teacher": "teacher", "teacher_settings": "trainer: {}"}
-    (folder / "student-jpeg-cpu-seed0.json").write_text(json.dumps({**result("student", accuracy=90.0), **own}))
-    (folder / "teacher-jpeg-cpu-seed0.json").write_text(json.dumps(result("teacher", accuracy=91.0)))
-
-    def header() -> str:
-        return accuracy_table.generated(tmp_path)[student].splitlines()[1]
-
-    assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher's 30 min on 2 CPU cores."
-    (folder / "teacher-jpeg-cpu-seed0.json").unlink()
-    (tmp_path / accuracy_table.EPOCHS).write_text('{"recipes": {}}')
-    assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher."
-    teacher.write_text("trainer: {max_epochs: 1}\n")
-    assert accuracy_table.results_of("student", tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "counts"), [([], True), (["--model.compile_mode=default"], True), (["--x"], False)]
-)
-def test_a_run_counts_for_its_recipe_if_it_computed_the_same(tmp_path: Path, options: list[str], counts: bool) -> None:
-    folder = tmp_path / accuracy_table.RESULTS
-    folder.mkdir(parents=True)
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "net.yaml").write_text("trainer: {}\n")
-    (folder / "net-jpeg-cuda-seed0.json").write_text(json.dumps({**result("net"), "options": options}))
-    assert bool(accuracy_table.results_of("net", tmp_path)) == counts
 
 
 def test_runs_share_the_cores_and_go_on_where_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,3 +194,61 @@ def test_runs_share_the_cores_and_go_on_where_one_fails(tmp_path: Path, monkeypa
         (2, 92.0, 2),
         (3, 93.0, 2),
     ]
+
+
+def test_a_reference_recipe_validates_as_published_and_its_best_epoch_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = fake_runs(monkeypatch, val_accuracy=[0.5, 0.75, 0.6])
+    figures = accuracy.measure("reference/r1", 3, None, False, [], tmp_path)
+    assert [figures[name] for name in ("best_epoch_accuracy", "best_epoch", "epochs")] == [75.0, 2, 3]
+    fit, test = ran
+    assert not set(WITHOUT_VALIDATION) & set(fit)
+    assert f"--trainer.default_root_dir={tmp_path / 'reference-r1' / 'seed-3'}" in fit
+    assert "--ckpt_path=last" in test
+    fake_runs(monkeypatch, val_accuracy=[0.5])
+    assert "best_epoch" not in accuracy.measure("resnet20", 3, None, False, [], tmp_path)
+
+
+def test_what_held_out_images_choose_is_tested_beside_the_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = fake_runs(monkeypatch, val_accuracy=[0.5], accuracy={"last": 0.8, "best": 0.9})
+    figures = accuracy.measure("resnet20", 3, None, True, [], tmp_path)
+    assert (figures["accuracy"], figures["best_by_validation_accuracy"]) == (80.0, 90.0)
+    assert not set(WITHOUT_VALIDATION) & set(ran[0])
+    # A run on all images is another one.
+    everything = fake_runs(monkeypatch, val_accuracy=[0.5])
+    assert "best_by_validation_accuracy" not in accuracy.measure("resnet20", 3, None, False, [], tmp_path)
+    assert set(WITHOUT_VALIDATION) <= set(everything[0])
+    assert sorted(folder.name for folder in (tmp_path / "resnet20").iterdir()) == ["hold-out-seed-3", "seed-3"]
+
+
+def test_a_folder_that_holds_a_run_of_other_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_runs(monkeypatch, val_accuracy=[0.5])
+    accuracy.measure("resnet20", 3, None, False, [], tmp_path)
+    with pytest.raises(SystemExit, match="holds a run with other settings"):
+        accuracy.measure("resnet20", 3, "elsewhere", False, [], tmp_path)
+
+
+def fake_runs(
+    monkeypatch: pytest.MonkeyPatch, val_accuracy: list[float], accuracy: Mapping[str, float] | None = None
+) -> list[tuple[str, ...]]:
+    """Lets a run leave a checkpoint and a curve, and a test print an accuracy; returns the commands."""
+    ran = list[tuple[str, ...]]()
+
+    def run(*arguments: str) -> tuple[float, str]:
+        ran.append(arguments)
+        given = dict(argument.partition("=")[::2] for argument in arguments)
+        if arguments[0] == "test":
+            return 1.0, f"test/accuracy {(accuracy or {}).get(given['--ckpt_path'], 0.5)}"
+        version = Path(given["--trainer.default_root_dir"], "lightning_logs", "x", "version_0")
+        (version / "checkpoints").mkdir(parents=True)
+        (version / "checkpoints" / "last.ckpt").touch()
+        with SummaryWriter(str(version / "val")) as writer:
+            for epoch, value in enumerate(val_accuracy):
+                writer.add_scalar("accuracy", value, epoch)
+        return 2.0, ""
+
+    monkeypatch.setattr("benchmarks.accuracy.command", run)
+    return ran

@@ -1,0 +1,187 @@
+"""README and recipes say what was measured."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import accuracy_table
+
+
+def test_readme_and_recipes_say_what_was_measured() -> None:
+    accuracy_table.main(["--check"])
+
+
+def result(recipe: str, **figures: Any) -> dict[str, Any]:
+    machine = {"threads": 2, "gpu": None}
+    same = {"recipe": recipe, "options": [], "settings": "trainer: {}"}
+    return {**same, "data": "jpeg", "machine": machine, "fit_seconds": 1830.0, **figures}
+
+
+def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
+    folder = tmp_path / accuracy_table.RESULTS
+    folder.mkdir(parents=True)
+    (tmp_path / "configs" / "reference").mkdir(parents=True)
+    (tmp_path / "README.md").write_text(
+        "| recipe |\n| `net` (Net) | 1,000 | 50 | not measured yet | not measured yet |\n"
+        "| `gone` | 1 | 2 | 3 s | 3 % ([1 seed](benchmarks/results/accuracy/gone-jpeg-cpu-seed0.json)) |\n"
+        "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
+    )
+    (tmp_path / "configs" / "net.yaml").write_text(
+        "# Net.\n# Cost: not measured yet.\n# Accuracy: not\n# yet.\ntrainer: {}\n# Cost: no\n"
+    )
+    (tmp_path / "configs" / "other.yaml").write_text("# Cost: not measured yet.\ntrainer: {}\n")
+    gone = "benchmarks/results/accuracy/gone-*.json"
+    (tmp_path / "configs" / "gone.yaml").write_text(f"# Cost: 3 s.\n# Accuracy: 3 % ({gone}).\ntrainer: {{}}\n")
+    elsewhere = "# Cost: 3 s.\n# Accuracy: 3 % (benchmarks/results/quickstart.json).\ntrainer: {}\n"
+    (tmp_path / "configs" / "elsewhere.yaml").write_text(elsewhere)
+    (tmp_path / "configs" / "reference" / "r9.yaml").write_text("# R9.\n# Measured here: not\n# yet.\ntrainer: {}\n")
+    (tmp_path / accuracy_table.FIRST_EPOCHS).write_text('{"recipes": {}}')
+    for seed, value in enumerate((91.0, 92.5)):
+        file = folder / f"net-jpeg-cpu-seed{seed}.json"
+        file.write_text(json.dumps(result("net", accuracy=value, accuracy_flip=value + 1)))
+    # Neither another recipe's, nor with other options, nor with images held out, nor of the recipe as it was.
+    (folder / "net-jpeg-cpu-seed2.json").write_text(json.dumps(result("net", accuracy=3.0, settings="trainer: 2")))
+    (folder / "net-jpeg-cpu-hold-out-seed0.json").write_text(json.dumps(result("net", accuracy=1.0)))
+    (folder / "net-original-cuda-seed0.json").write_text(
+        json.dumps({**result("net", accuracy=2.0), "options": ["--x"]})
+    )
+    # Fewer, on other images.
+    (folder / "net-original-cpu-seed1.json").write_text(json.dumps({**result("net", accuracy=4.0), "data": "original"}))
+    best = result("reference/r9", accuracy=80.0, best_epoch_accuracy=81.25, fit_seconds=90.0)
+    best["machine"] = {"threads": 1, "gpu": None}
+    (folder / "reference-r9-jpeg-cpu-seed0.json").write_text(json.dumps(best))
+    texts = {file.relative_to(tmp_path).as_posix(): text for file, text in accuracy_table.generated(tmp_path).items()}
+    words = "91.75 % test (91.00 to 92.50), 92.75 % with flips; JPEG images"
+    assert texts["README.md"] == (
+        f"| recipe |\n| `net` (Net) | 1,000 | 50 | 30 min on 2 CPU cores | {words} "
+        "([2 seeds](benchmarks/results/accuracy/net-jpeg-cpu-seed0.json)) |\n"
+        "| `gone` | 1 | 2 | not measured yet | not measured yet |\n"
+        "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
+    )
+    assert texts["configs/net.yaml"] == (
+        f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds;\n# "
+        "benchmarks/results/accuracy/net-*.json).\ntrainer: {}\n# Cost: no\n"
+    )
+    assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: {}\n"
+    assert texts["configs/elsewhere.yaml"] == elsewhere
+    assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: {}\n"
+    assert re.fullmatch(
+        r"# R9.\n# Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, 90 s on 1 CPU core;\n"
+        r"# .*reference-r9-\*.json\).\ntrainer: \{\}\n",
+        texts["configs/reference/r9.yaml"],
+    )
+    # A second time nothing changes.
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    assert {f.relative_to(tmp_path).as_posix(): t for f, t in accuracy_table.generated(tmp_path).items()} == texts
+
+
+def test_a_table_lays_ours_beside_the_published_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy_table, "RIVALS", {"r8": ("net", "larger", "unmeasured"), "r9": ("unmeasured",)})
+    folder = tmp_path / accuracy_table.RESULTS
+    folder.mkdir(parents=True)
+    (tmp_path / "configs" / "reference").mkdir(parents=True)
+    for recipe in ("net", "larger", "unmeasured", "reference/r8", "reference/r9"):
+        (tmp_path / "configs" / f"{recipe}.yaml").write_text("trainer: {}\n")
+    log = {"val_accuracy": [0.7, 0.8123, 0.8], "seconds_an_epoch": 40}
+    (tmp_path / accuracy_table.PUBLISHED).write_text(json.dumps({"r8": log, "r9": log}))
+    for seed, value in enumerate((75.0, 76.0)):
+        theirs = result("reference/r8", accuracy=70.0, best_epoch_accuracy=value)
+        (folder / f"reference-r8-jpeg-cpu-seed{seed}.json").write_text(json.dumps(theirs))
+        (folder / f"net-jpeg-cpu-seed{seed}.json").write_text(json.dumps(result("net", accuracy=value + 3)))
+    # On other images, which says nothing of who is ahead here.
+    for recipe, seed in [("net", 0), ("net", 1), ("net", 2), ("larger", 0)]:
+        other = {**result(recipe, accuracy=90.0), "data": "original"}
+        (folder / f"{recipe}-original-cpu-seed{seed}.json").write_text(json.dumps(other))
+    head = "Text.\n\n| system | … |\n| --- | --- |\n"
+    r8, r9 = (f"| [{name}](configs/reference/{name.lower()}.yaml) | 81.23 % |" for name in ("R8", "R9"))
+    unknown = "not measured yet"
+    table = (
+        f"{head}{r8} 75.50 % (2 seeds) | 2 min | `net` | 78.50 % (2 seeds) | -2.73 | +3.00 | 30 min on 2 CPU cores |\n"
+        f"{r9} {unknown} | 2 min | `unmeasured` | {unknown} | {unknown} | {unknown} | {unknown} |\n"
+        "\nMore text.\n"
+    )
+    assert accuracy_table.with_comparison(f"{head}| old |\n| rows |\n\nMore text.\n", tmp_path) == table
+    assert accuracy_table.with_comparison(f"{head}\nMore text.\n", tmp_path) == table
+    assert accuracy_table.with_comparison(table, tmp_path) == table
+
+
+def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "net.yaml").write_text("trainer: {max_epochs: 50}\n")
+    (tmp_path / accuracy_table.EPOCHS).parent.mkdir(parents=True)
+    timed = {"seconds": 60.0, "machine": {"threads": 2, "gpu": None}, "further_options": []}
+    row = {**timed, "settings": "trainer: {max_epochs: 50}"}
+    small, large = ({"cpu": cpu, "threads": 2, "gpu": None} for cpu in ("small", "large"))
+
+    def cost(*results: dict[str, Any], **changed: Any) -> str:
+        (tmp_path / accuracy_table.EPOCHS).write_text(json.dumps({"recipes": {"net": {**row, **changed}}}))
+        return accuracy_table.cost("net", results, tmp_path)
+
+    runs = [{"fit_seconds": seconds, "machine": large} for seconds in (600.0, 1200.0, 6000.0)]
+    assert cost({"fit_seconds": 1.0, "machine": small}, *runs) == "20 min on 2 CPU cores"
+    shared = {"fit_seconds": 9999.0, "machine": small, "at_once": 2}
+    assert cost(shared) == "about 50 min on 2 CPU cores"
+    assert cost(shared, seconds=2.0) == "about 100 s on 2 CPU cores"
+    # Of the recipe as it was, or with options.
+    assert cost(shared, settings="trainer: {}") == "not measured yet"
+    assert cost(shared, further_options=["--x"]) == "not measured yet"
+
+
+def test_headers_lay_the_first_epochs_beside_the_published_ones(tmp_path: Path) -> None:
+    (tmp_path / accuracy_table.FIRST_EPOCHS).parent.mkdir(parents=True)
+    (tmp_path / "configs" / "reference").mkdir(parents=True)
+    run = {"train_accuracy": [0.123, 0.2349], "data": "jpeg", "settings": "trainer: {}", "options": []}
+    measured = {"r5": run, "r6": {**run, "settings": "trainer: 2"}, "r7": {**run, "options": ["--x"]}}
+    (tmp_path / accuracy_table.FIRST_EPOCHS).write_text(json.dumps({"recipes": measured}))
+    published = {"r5": {"train_accuracy": [0.8] * 3}, "r5_afresh": {"train_accuracy": [0.3, 0.4, 0.5]}}
+    (tmp_path / accuracy_table.PUBLISHED).write_text(json.dumps(published))
+    text = "# R5.\n# In the first epochs\n# no.\n# Measured here: not.\ntrainer: {}\n"
+    for name in ("r5", "r6", "r7", "r9"):
+        (tmp_path / "configs" / "reference" / f"{name}.yaml").write_text(text)
+    assert accuracy_table.with_first_epochs(text, "r5", tmp_path) == (
+        "# R5.\n# In the first 2 epochs its training accuracy is 12.3 and 23.5 % on JPEG images, published, begun "
+        "afresh, 30.0 and\n# 40.0 % (benchmarks/results/reference_epochs.json).\n# Measured here: not.\ntrainer: {}\n"
+    )
+    for name in ("r6", "r7", "r9"):
+        unknown = "# R5.\n# In the first epochs: not measured yet.\n# Measured here: not.\ntrainer: {}\n"
+        assert accuracy_table.with_first_epochs(text, name, tmp_path) == unknown, name
+
+
+def test_a_student_costs_its_teacher_too_and_is_of_the_teacher_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / accuracy_table.RESULTS
+    folder.mkdir(parents=True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "README.md").write_text("")
+    student, teacher = (tmp_path / "configs" / f"{name}.yaml" for name in ("student", "teacher"))
+    settings = "trainer: {callbacks: [{class_path: Distillation, init_args: {teacher: teacher}}]}"
+    student.write_text(f"# Student.\n# Cost: not.\n{settings}\n")
+    teacher.write_text("trainer: {}\n")
+    own = {"settings": settings, "teacher": "teacher", "teacher_settings": "trainer: {}"}
+    (folder / "student-jpeg-cpu-seed0.json").write_text(json.dumps({**result("student", accuracy=90.0), **own}))
+    (folder / "teacher-jpeg-cpu-seed0.json").write_text(json.dumps(result("teacher", accuracy=91.0)))
+
+    def header() -> str:
+        return accuracy_table.generated(tmp_path)[student].splitlines()[1]
+
+    assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher's 30 min on 2 CPU cores."
+    (folder / "teacher-jpeg-cpu-seed0.json").unlink()
+    (tmp_path / accuracy_table.EPOCHS).write_text('{"recipes": {}}')
+    assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher."
+    teacher.write_text("trainer: {max_epochs: 1}\n")
+    assert accuracy_table.results_of("student", tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "counts"), [([], True), (["--model.compile_mode=default"], True), (["--x"], False)]
+)
+def test_a_run_counts_for_its_recipe_if_it_computed_the_same(tmp_path: Path, options: list[str], counts: bool) -> None:
+    folder = tmp_path / accuracy_table.RESULTS
+    folder.mkdir(parents=True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "net.yaml").write_text("trainer: {}\n")
+    (folder / "net-jpeg-cuda-seed0.json").write_text(json.dumps({**result("net"), "options": options}))
+    assert bool(accuracy_table.results_of("net", tmp_path)) == counts
