@@ -91,7 +91,7 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
     return f"{about}{seconds:.0f} s on {where}" if seconds < 120 else f"{about}{seconds / 60:.0f} min on {where}"
 
 
-def accuracy(results: Sequence[dict[str, Any]]) -> str:
+def accuracy(results: Sequence[dict[str, Any]], trained: str = "") -> str:
     """Mean test accuracy after the last epoch and its spread over seeds, with several views, and of the best epoch."""
 
     def mean(name: str) -> str:
@@ -103,7 +103,7 @@ def accuracy(results: Sequence[dict[str, Any]]) -> str:
     parts += [f"{mean(name)} {words}" for name, words in VIEWS.items() if name in results[0]]
     if "best_epoch_accuracy" in results[0]:
         parts.append(f"{mean('best_epoch_accuracy')} in the best epoch")
-    return f"{', '.join(parts)}; {images_of(results[0])}"
+    return f"{', '.join(parts)}; {trained}{images_of(results[0])}"
 
 
 def images_of(result: dict[str, Any]) -> str:
@@ -136,7 +136,9 @@ def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, A
         return text
     is_reference = recipe.startswith("reference/")
     spent = f", {cost}" if is_reference and cost != UNKNOWN else ""
-    reached = f"{accuracy(results)} ({seeds(results)}{spent}; {files})" if results else UNKNOWN
+    # The command above it holds some out.
+    trained = "" if is_reference else "trained on all 50,000 "
+    reached = f"{accuracy(results, trained)} ({seeds(results)}{spent}; {files})" if results else UNKNOWN
     sentences = [f"Measured here: {reached}."] if is_reference else [f"Cost: {cost}.", f"Accuracy: {reached}."]
     pattern = r"^# Measured here: .*?(?=^[^#])" if is_reference else r"^# Cost: .*?(?=^[^#])"
     return with_comment(text, pattern, *sentences)

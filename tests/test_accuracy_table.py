@@ -61,10 +61,12 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         "| `gone` | 1 | 2 | not measured yet | not measured yet |\n"
         "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
     )
-    assert texts["configs/net.yaml"] == (
-        f"# Net.\n# Cost: 30 min on 2 CPU cores.\n# Accuracy: {words} (2 seeds;\n# "
-        "benchmarks/results/accuracy/net-*.json).\ntrainer: {}\n# Cost: no\n"
+    header, settings = texts["configs/net.yaml"].split("trainer: ")
+    assert header.replace("\n# ", " ") == (
+        f"# Net. Cost: 30 min on 2 CPU cores. Accuracy: {words.replace('JPEG', 'trained on all 50,000 JPEG')} (2 seeds; "
+        "benchmarks/results/accuracy/net-*.json).\n"
     )
+    assert settings == "{}\n# Cost: no\n"
     assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: {}\n"
     assert texts["configs/elsewhere.yaml"] == elsewhere
     assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: {}\n"
