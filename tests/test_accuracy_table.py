@@ -62,9 +62,9 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
     )
     header, settings = texts["configs/net.yaml"].split("trainer: ")
+    trained = words.replace("JPEG", "trained on all 50,000 JPEG")
     assert header.replace("\n# ", " ") == (
-        f"# Net. Cost: 30 min on 2 CPU cores. Accuracy: {words.replace('JPEG', 'trained on all 50,000 JPEG')} (2 seeds; "
-        "benchmarks/results/accuracy/net-*.json).\n"
+        f"# Net. Cost: 30 min on 2 CPU cores. Accuracy: {trained} (2 seeds; benchmarks/results/accuracy/net-*.json).\n"
     )
     assert settings == "{}\n# Cost: no\n"
     assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: {}\n"
