@@ -151,6 +151,20 @@ def test_a_try_may_be_one_option_or_none(tmp_path: Path, monkeypatch: pytest.Mon
     assert [one["options"] for one in tries] == ["", "--model.tta=none"]
 
 
+def test_a_try_is_of_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = list[str | None]()
+
+    def attempt(recipe: str, options: str, epochs: int, data_root: str | None) -> dict[str, Any]:
+        tried.append(data_root)
+        return {"options": options, "epochs": epochs}
+
+    monkeypatch.setattr(tuning, "attempt", attempt)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for folder in ("here", "there", "here"):
+        tuning.main(["quickstart", f"--output={tmp_path}", f"--data_root={folder}", "--options", "--model.tta=none"])
+    assert tried == ["here", "there"]
+
+
 def test_first_epochs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = list[str]()
 

@@ -250,6 +250,17 @@ def test_epoch_limit_of_a_network_and_its_teacher(tmp_path: Path, monkeypatch: p
     assert row["compute_seconds"] == pytest.approx(50_000 * (6 * macs[0] + 2 * macs[1]) / 1e9, rel=1e-3)
 
 
+def test_epoch_limits_are_added_to_those_of_other_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {"limit": 1.0, "bound": "compute", "ratio": 1.0}
+    for recipe, seconds in (("resnet20", 3.0), ("depthwise_distilled", 4.0), ("resnet20", 5.0)):
+        monkeypatch.setattr(epoch_limit, "measure", lambda *_, seconds=seconds: {"seconds": seconds, **measured})
+        epoch_limit.main([recipe, f"--output={tmp_path}"])
+    rows = result(tmp_path, "epoch_limit-cpu")["recipes"]
+    assert {recipe: row["seconds"] for recipe, row in rows.items()} == {"resnet20": 5.0, "depthwise_distilled": 4.0}
+    assert rows["depthwise_distilled"]["teacher_settings"] == rows["resnet20"]["settings"]
+    assert rows["resnet20"]["machine"]["threads"] == torch.get_num_threads()
+
+
 def test_epoch_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype: 1e12)
     monkeypatch.setattr(epoch_limit, "bytes_a_second", lambda device: 1e12)
