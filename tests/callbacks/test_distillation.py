@@ -134,16 +134,17 @@ def test_a_student_comes_near_its_teacher(tmp_path: Path) -> None:
     assert student.taught is None
 
 
-def test_a_resumed_run_goes_on_to_the_bit_with_its_teacher_and_with_no_other(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_resumed_run_goes_on_to_the_bit_with_its_teacher_and_with_no_other(changed: bool, tmp_path: Path) -> None:
     path = a_teacher(tmp_path / "teacher.ckpt")
     whole = fit(tmp_path / "whole", *with_teacher(path))
     root = tmp_path / "parts"
     fit(root, *with_teacher(path), epochs=1)
+    if changed:
+        # Its own run has gone on, for one.
+        a_teacher(Path(path), seed=2)
     resumed = fit(root, *with_teacher(path), "--ckpt_path=last")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    capsys.readouterr()
     other = a_teacher(tmp_path / "other.ckpt", seed=1)
     with pytest.raises(SystemExit) as end:
         fit(root, *with_teacher(other), "--ckpt_path=last", epochs=3)
@@ -223,24 +224,15 @@ def test_a_recipe_as_the_teacher_is_its_newest_run_and_a_run_keeps_a_copy(
     assert f"{later} is not the teacher that this run began with, whose copy was {copy}: give" in str(end.value.code)
 
 
-def test_a_run_whose_teacher_file_has_changed_goes_on_with_its_copy(
+def test_a_run_whose_folder_was_taken_elsewhere_goes_on_with_its_copy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = a_teacher(tmp_path / "teacher.ckpt")
-    whole = fit(tmp_path / "whole", *with_teacher(path))
-    root = tmp_path / "parts"
-    fit(root, *with_teacher(path), epochs=1)
-    a_teacher(Path(path), seed=1)
-    capsys.readouterr()
-    resumed = fit(root, *with_teacher(path), "--ckpt_path=last")
-    (copy,) = (tmp_path / "parts").rglob("version_0/teacher.ckpt")
-    assert f"Teacher: DepthwiseNet of {copy}" in capsys.readouterr().out
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    # The run's folder, taken elsewhere.
-    elsewhere = tmp_path / "elsewhere"
-    root.rename(elsewhere)
-    fit(elsewhere, *with_teacher(path), "--ckpt_path=last", epochs=3)
-    (copy,) = elsewhere.rglob("version_0/teacher.ckpt")
+    fit(tmp_path / "here", *with_teacher(path), epochs=1)
+    Path(path).unlink()
+    (tmp_path / "here").rename(tmp_path / "elsewhere")
+    fit(tmp_path / "elsewhere", *with_teacher(path), "--ckpt_path=last")
+    (copy,) = (tmp_path / "elsewhere").rglob("version_0/teacher.ckpt")
     assert f"Teacher: DepthwiseNet of {copy}" in capsys.readouterr().out
 
 
