@@ -91,9 +91,9 @@ class Distillation(Callback):
             # Whoever names the same teacher as then means that one, whatever has become of its file.
             copies = [copy, Path(begun_with["path"])] if self.teacher == begun_with.get("asked") else []
             meant = [*(path for path in copies if path is not None and path.is_file()), *meant]
-            same = [path for path in meant if sha256_of(path) == begun_with["teacher"]]
-            if same:
-                return same[0]
+            same = next((path for path in meant if sha256_of(path) == begun_with["teacher"]), None)
+            if same is not None:
+                return same
             if meant:
                 raise UserError(
                     f"{meant[-1]} is not the teacher that this run began with, whose copy was {begun_with['path']}: "
@@ -110,7 +110,7 @@ class Distillation(Callback):
 
     def _keep(self, copy: Path, trainer: Trainer) -> None:
         """Copies the teacher into the run's folder: its own run may go on, and change the file."""
-        if trainer.is_global_zero and not (copy.is_file() and sha256_of(copy) == self._digest):
+        if trainer.is_global_zero and self.path != copy:
             write_atomically(copy, self.path.read_bytes())
         self.path = copy
 
