@@ -20,20 +20,23 @@ into the README and into the recipes.
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks import jpeg_images
 from benchmarks.measure import REPOSITORY, RESULTS, images_of, read, save, training_parser
-from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies, command
+from benchmarks.time_to_accuracy import RUNNING, WITHOUT_VALIDATION, accuracies, command
 from cifar_lit.console import hush_libraries
 from cifar_lit.files import write_atomically
 from cifar_lit.runs import LAST, checkpoints
@@ -43,11 +46,13 @@ QUIET = [f"--{panel}.every_n_epochs=0" for panel in ("gradcam", "misclassified",
 MINUTES = 5
 
 
+@cache
 def kind_of(data_root: str | None) -> str:
-    """What the images are called in a result."""
+    """What the images are called in a result: original, jpeg for those of `benchmarks.jpeg_images`, or their folder."""
     if data_root is None:
         return "original"
-    return "jpeg" if any(Path(data_root).rglob("*.jp*g")) else Path(data_root).name
+    folder = Path(data_root).resolve()
+    return "jpeg" if jpeg_images.are_those(folder) else f"other-{folder.name}"
 
 
 def file_of(recipe: str, repository: Path = REPOSITORY) -> Path:
@@ -198,13 +203,20 @@ def main(args: Sequence[str] | None = None) -> None:
         if result.is_file():
             kept = read(result)
             if {key: kept.get(key) for key in same} == same:
-                print(f"{name}: there already")
+                print(f"{name}: there already (--output FOLDER trains it again, to compare)")
                 return
         figures = measure(recipe, seed, given.data_root, given.hold_out, further, given.runs)
         print(f"{name}: {figures}", flush=True)
         shared = {"at_once": given.at_once} if given.at_once > 1 else {}
         save(name, {**same, "data": kind_of(given.data_root), **shared, **figures}, given.output)
 
+    def stop(*_: Any) -> NoReturn:
+        # Nothing may go on training in a folder that a later call would train in, too. `fit` saves, and says how far.
+        for process in tuple(RUNNING):
+            process.terminate()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     with ThreadPoolExecutor(given.at_once) as pool:
         runs = [pool.submit(run, recipe, seed) for seed in seeds for recipe in given.recipes]
@@ -213,6 +225,8 @@ def main(args: Sequence[str] | None = None) -> None:
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
     for one in runs:
         # What it failed of: the others have gone on.
         one.result()

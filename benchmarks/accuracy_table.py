@@ -17,18 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from benchmarks.accuracy import all_settings_of, file_of, settings_of, teacher_of
+from benchmarks.accuracy import file_of, settings_of
+from benchmarks.accuracy_figures import RESULTS, UNKNOWN, accuracy, cost, images_of, results_of, seeds
 from benchmarks.measure import REPOSITORY, read
 
-RESULTS = Path("benchmarks", "results", "accuracy")
-EPOCHS = Path("benchmarks", "results", "epoch_limit-cpu.json")
 FIRST_EPOCHS = Path("benchmarks", "results", "reference_epochs.json")
 PUBLISHED = Path("benchmarks", "results", "published_logs.json")
 # R5's log goes on from weights trained before; another one does not.
 BEGUN_AFRESH = {"r5": "r5_afresh"}
-VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
 # Recipes of ours with the network of a published system, in no more epochs.
 RIVALS = {
     "r1": ("resnet20", "resnet20_distilled"),
@@ -38,82 +34,6 @@ RIVALS = {
     "r5": ("depthwise", "depthwise_distilled"),
 }
 WIDTH = 120
-UNKNOWN = "not measured yet"
-# Options that change how fast a recipe is, and not what it computes.
-SAME_RECIPE = ("--model.compile_mode=",)
-
-
-def results_of(recipe: str, repository: Path, data: str | None = None) -> list[dict[str, Any]]:
-    """What runs of a recipe reached that trained on all images: of the largest group alike in data and device.
-
-    Args:
-        recipe: Such as resnet20.
-        repository: Where recipes and results are.
-        data: Only of these images, such as jpeg.
-    """
-    groups: dict[str, list[dict[str, Any]]] = {}
-    now = {"recipe": recipe, **all_settings_of(recipe, repository)}
-    for path in sorted((repository / RESULTS).glob(f"{recipe.replace('/', '-')}-*-seed*.json")):
-        found = read(path)
-        changed = [option for option in found["options"] if not option.startswith(SAME_RECIPE)]
-        same = {key: found.get(key) for key in now} == now
-        if same and "hold-out" not in path.name and not changed and data in (None, found["data"]):
-            groups.setdefault(path.name.rpartition("-seed")[0], []).append({**found, "file": path.name})
-    return max(groups.values(), key=len, default=[])
-
-
-def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
-    """Median time of `fit`, on what, and what its teacher costs before it."""
-    own = own_cost(recipe, results, repository)
-    teacher = teacher_of(file_of(recipe, repository))
-    if teacher is None:
-        return own
-    results = results_of(teacher, repository)
-    teachers = cost(teacher, results, repository) if results else UNKNOWN
-    return f"{own}, after its teacher {teacher}" + (f"'s {teachers}" if teachers != UNKNOWN else "")
-
-
-def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
-    """Median time of `fit`, and on what; about what it takes by a timed epoch where every run shared its machine."""
-    alone = [result for result in results if result.get("at_once", 1) == 1]
-    if alone:
-        about, machine = "", alone[-1]["machine"]
-        seconds = statistics.median(result["fit_seconds"] for result in alone if result["machine"] == machine)
-    else:
-        measured = read(repository / EPOCHS)["recipes"].get(recipe, {})
-        now = {**all_settings_of(recipe, repository), "further_options": []}
-        if {key: measured.get(key) for key in now} != now:
-            return UNKNOWN
-        settings = yaml.safe_load(file_of(recipe, repository).read_text(encoding="utf-8"))
-        about, machine = "about ", measured["machine"]
-        seconds = settings["trainer"]["max_epochs"] * measured["seconds"]
-    where = machine["gpu"] or ("1 CPU core" if machine["threads"] == 1 else f"{machine['threads']} CPU cores")
-    return f"{about}{seconds:.0f} s on {where}" if seconds < 120 else f"{about}{seconds / 60:.0f} min on {where}"
-
-
-def accuracy(results: Sequence[dict[str, Any]], trained: str = "") -> str:
-    """Mean test accuracy after the last epoch and its spread over seeds, with several views, and of the best epoch."""
-
-    def mean(name: str) -> str:
-        return f"{statistics.mean(result[name] for result in results):.2f} %"
-
-    plain = [result["accuracy"] for result in results]
-    spread = f" ({min(plain):.2f} to {max(plain):.2f})" if len(plain) > 1 else ""
-    parts = [f"{mean('accuracy')} test{spread}"]
-    parts += [f"{mean(name)} {words}" for name, words in VIEWS.items() if name in results[0]]
-    if "best_epoch_accuracy" in results[0]:
-        parts.append(f"{mean('best_epoch_accuracy')} in the best epoch")
-    return f"{', '.join(parts)}; {trained}{images_of(results[0])}"
-
-
-def images_of(result: dict[str, Any]) -> str:
-    """What a run trained on, in words."""
-    return {"jpeg": "JPEG images", "original": "CIFAR-10"}.get(result["data"], str(result["data"]))
-
-
-def seeds(results: Sequence[dict[str, Any]]) -> str:
-    """How many, in words."""
-    return f"{len(results)} seed{'s' if len(results) > 1 else ''}"
 
 
 def with_row(readme: str, recipe: str, cost: str, results: Sequence[dict[str, Any]]) -> str:
@@ -123,8 +43,12 @@ def with_row(readme: str, recipe: str, cost: str, results: Sequence[dict[str, An
     def row(found: re.Match[str]) -> str:
         if not results:
             return f"{found[1]} {UNKNOWN} | {UNKNOWN} |" if RESULTS.as_posix() in found[2] else found[0]
-        link = f"[{seeds(results)}]({(RESULTS / results[0]['file']).as_posix()})"
-        return f"{found[1]} {cost} | {accuracy(results)} ({link}) |"
+        files = [(RESULTS / result["file"]).as_posix() for result in results]
+        links = f"[{seeds(results)}]({files[0]})"
+        if len(results) > 1:
+            by_seed = (f"[{result['seed']}]({file})" for result, file in zip(results, files, strict=True))
+            links = f"{seeds(results)}: {', '.join(by_seed)}"
+        return f"{found[1]} {cost} | {accuracy(results)} ({links}) |"
 
     return re.sub(pattern, row, readme, flags=re.MULTILINE)
 
@@ -138,7 +62,8 @@ def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, A
     spent = f", {cost}" if is_reference and cost != UNKNOWN else ""
     # The command above it holds some out.
     trained = "" if is_reference else "trained on all 50,000 "
-    reached = f"{accuracy(results, trained)} ({seeds(results)}{spent}; {files})" if results else UNKNOWN
+    runs = f"{seeds(results)}{spent}; python -m benchmarks.accuracy {recipe}; {files}"
+    reached = f"{accuracy(results, trained)} ({runs})" if results else UNKNOWN
     sentences = [f"Measured here: {reached}."] if is_reference else [f"Cost: {cost}.", f"Accuracy: {reached}."]
     pattern = r"^# Measured here: .*?(?=^[^#])" if is_reference else r"^# Cost: .*?(?=^[^#])"
     return with_comment(text, pattern, *sentences)

@@ -13,7 +13,6 @@ activation functions for nothing (`traffic`). Where caches hold a whole batch, l
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy import all_settings_of, file_of, teacher_of
-from benchmarks.measure import REPOSITORY, machine, now, parser, read, run, save
+from benchmarks.measure import REPOSITORY, now, origin, parser, read, run, save
 from cifar_lit.console import hush_libraries
 from cifar_lit.explain.layers import LayerTable, network_table
 
@@ -165,7 +164,8 @@ def main(args: Sequence[str] | None = None) -> None:
         print(
             f"{recipe}: {row['seconds']} s, limit {row['limit']} s ({row['bound']}), {row['ratio']} times", flush=True
         )
-        figures[recipe] = {**row, "date": time.strftime("%Y-%m-%d"), "machine": machine(), **all_settings_of(recipe)}
+        # The others may be of another day, machine or command.
+        figures[recipe] = {**row, **origin(), **all_settings_of(recipe)}
         what = f"seconds an epoch of {EPOCH:,} images in `fit`, and the least by compute or memory"
         save(name, {"what": what, "recipes": figures}, given.output)
 

@@ -3,11 +3,13 @@
     python -m benchmarks.jpeg_images [--root data] [--to data/cifar10-jpeg]
 
 Downloads CIFAR-10 to `--root` unless it is there, writes ``train/<class>/0000.jpg`` and so on in the published order,
-and says whether the files are those that were measured, byte for byte. They cost accuracy: compare like with like.
+and says whether the files are those that were measured, byte for byte; if not, it ends with status 1. They cost
+accuracy: compare like with like.
 """
 
 import argparse
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +41,11 @@ def write(data: CIFAR10DataModule, split: Literal["train", "test"], folder: Path
         count[name] += 1
 
 
+def are_those(folder: Path) -> bool:
+    """Whether a folder holds the images that the results are of."""
+    return all(sha256_of(folder, split) == digest for split, digest in SHA256.items())
+
+
 def sha256_of(folder: Path, split: str) -> str:
     """Of the names and bytes of a split's files."""
     digest = hashlib.sha256()
@@ -59,8 +66,12 @@ def main(args: Sequence[str] | None = None) -> None:
     data.prepare_data()
     for split in SPLITS:
         write(data, split, given.to)
-        same = sha256_of(given.to, split) == SHA256[split]
-        print(f"Wrote {given.to / split}: {'' if same else 'NOT '}the images that the results are of")
+    if not are_those(given.to):
+        sys.exit(
+            f"The images in {given.to} are NOT those that the results are of: this Pillow writes other bytes, or the "
+            "folder held other files."
+        )
+    print(f"Wrote {given.to}: the images that the results are of")
 
 
 if __name__ == "__main__":

@@ -210,19 +210,21 @@ def read(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def save(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path:
-    """Writes ``<name>.json``: the figures, the command, machine, versions and commit."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.json"
-    command = " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
-    record = {
-        "command": command,
+def origin() -> dict[str, Any]:
+    """Where a figure comes from: command, date, commit, machine and versions."""
+    return {
+        "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "machine": machine(),
         "versions": {package: version(package) for package in PACKAGES},
-        **figures,
     }
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def save(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path:
+    """Writes ``<name>.json``: the figures, and where they come from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({**origin(), **figures}, indent=2) + "\n", encoding="utf-8")
     print(f"Wrote {path}")
     return path

@@ -6,6 +6,7 @@ A recipe is a name such as r1; without one all are run. What is there, of as man
 again. `python -m benchmarks.accuracy_table` puts the figures into the recipes' headers.
 """
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of, share_cores
-from benchmarks.measure import REPOSITORY, commit, images_of, read, save, training_parser
+from benchmarks.measure import REPOSITORY, images_of, origin, read, save, training_parser
 from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
@@ -49,10 +50,12 @@ def main(args: Sequence[str] | None = None) -> None:
         if {key: kept.get(key) for key in same} == same and len(kept["train_loss"]) == given.epochs:
             print(f"{recipe}: there already")
             return
+        if kept.get("data", same["data"]) != same["data"]:
+            sys.exit(f"{file} holds figures of {kept['data']} images: give another folder with --output.")
         with tempfile.TemporaryDirectory() as folder:
             place = [f"--trainer.default_root_dir={folder}", f"--trainer.max_epochs={given.epochs}"]
             command("fit", f"--config={path}", *images_of(given.data_root), *QUIET, *place, *further)
-            found[recipe] = {**figures(Path(folder)), **same, "commit": commit()}
+            found[recipe] = {**figures(Path(folder)), **same, **origin()}
         print(recipe, found[recipe], flush=True)
         what = "loss and accuracy of each of the first epochs of the reference recipes"
         save(NAME, {"what": what, "recipes": dict(sorted(found.items()))}, given.output)

@@ -25,6 +25,8 @@ from cifar_lit.console import hush_libraries
 
 # Of a run that is trained to its end and then tested once.
 WITHOUT_VALIDATION = ("--data.val_size=0", "--trainer.limit_val_batches=0")
+# What `command` has started and waits for.
+RUNNING: set[subprocess.Popen[str]] = set()
 # A line of the table that `test` prints; its frame depends on what is installed.
 METRIC = re.compile(r"test/(\w+)\W+(\d+\.\d+(?:e-\d+)?)")
 
@@ -32,15 +34,16 @@ METRIC = re.compile(r"test/(\w+)\W+(\d+\.\d+(?:e-\d+)?)")
 def command(*arguments: str) -> tuple[float, str]:
     """Seconds that a command of the command line takes as a process, and what it prints."""
     begun = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "cifar_lit", *arguments],
-        # A narrow terminal would break the table.
-        env={**os.environ, "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return time.perf_counter() - begun, done.stdout
+    # A narrow terminal would break the table.
+    environment = {**os.environ, "COLUMNS": "200"}
+    asked = [sys.executable, "-m", "cifar_lit", *arguments]
+    with subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        RUNNING.add(process)
+        printed, _ = process.communicate()
+        RUNNING.discard(process)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, asked)
+    return time.perf_counter() - begun, printed
 
 
 def accuracies(printed: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import QUIET, by_epoch, file_of, kind_of, settings_of, share_cores
-from benchmarks.measure import commit, images_of, read, save, training_parser
+from benchmarks.measure import images_of, origin, read, save, training_parser
 from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
@@ -67,7 +67,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     def run(try_options: str) -> None:
         figures = attempt(given.recipe, try_options, given.epochs, given.data_root)
-        tries.append({**figures, "recipe": recipe, "commit": commit(), "data": images})
+        tries.append({**figures, **origin(), "recipe": recipe, "data": images})
         print(figures, flush=True)
         save(
             name,

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -12,7 +14,8 @@ import pytest
 from forks import command
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import accuracy, reference_epochs, tuning
+from benchmarks import accuracy, page, reference_epochs, tuning
+from benchmarks.measure import REPOSITORY
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
 
 TINY = [
@@ -178,6 +181,9 @@ def test_first_epochs_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Monk
         reference_epochs.main([f"--epochs={epochs}", f"--output={tmp_path}", "r5_plain"])
     assert ran == ["r5_plain"] * 2
     found = json.loads((tmp_path / "reference_epochs.json").read_text())["recipes"]["r5_plain"]
+    # Nor does what is of other images take their place.
+    with pytest.raises(SystemExit, match="holds figures of original images"):
+        reference_epochs.main(["--epochs=2", f"--output={tmp_path}", f"--data_root={tmp_path}", "r5_plain"])
     charts = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
     assert [len(found[chart]) for chart in charts] == [2] * 4
     assert all(0 <= found[chart][0] <= 1 for chart in charts if "accuracy" in chart)
@@ -266,3 +272,42 @@ def fake_runs(
 
     monkeypatch.setattr("benchmarks.accuracy.command", run)
     return ran
+
+
+@pytest.mark.slow
+def test_what_is_terminated_leaves_nothing_training(tmp_path: Path) -> None:
+    asked = ["quickstart", "--seeds=1", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path}", *TINY[:2], *TINY[4:]]
+    endless = ["--trainer.max_epochs=100000", "--checkpoint.every_n_minutes=0.01"]
+    with subprocess.Popen([sys.executable, "-m", "benchmarks.accuracy", *asked, *endless], cwd=REPOSITORY) as process:
+        while not list(tmp_path.rglob("last.ckpt")):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+    assert process.returncode != 0
+    # Only what has ended lets go of the folder and of its checkpoint.
+    (last,) = tmp_path.rglob("last.ckpt")
+    saved = last.stat().st_mtime_ns
+    time.sleep(2)
+    assert last.stat().st_mtime_ns == saved
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_pages_figures_are_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explain(*arguments: str) -> tuple[float, str]:
+        assert arguments[:2] == ("explain", "--ckpt_path=last")
+        given = dict(argument.partition("=")[::2] for argument in arguments)
+        assert given["--trainer.default_root_dir"] == str(tmp_path / "net" / "seed-3")
+        where = {"seed": "3", "epoch": "50", "commit": "abc", "trained with": "torch", "test data SHA-256": "0"}
+        metrics = {"accuracy": 0.5, "confusion": [[1]], "provenance": {**where, "data root": "/here"}}
+        folder = Path(given["--output_dir"])
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        return 1.0, ""
+
+    monkeypatch.setattr(page, "command", explain)
+    page.main(["net", "--seed=3", f"--runs={tmp_path}", f"--output={tmp_path}"])
+    text = (tmp_path / "page-net.json").read_text()
+    found = json.loads(text)
+    assert (found["accuracy"], found["seed"], found["trained_at_commit"]) == (0.5, "3", "abc")
+    assert found["commit"] != "abc"
+    assert "/here" not in text

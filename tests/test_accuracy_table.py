@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import accuracy_table
+from benchmarks import accuracy_figures, accuracy_table
 
 
 def test_readme_and_recipes_say_what_was_measured() -> None:
@@ -21,7 +21,7 @@ def result(recipe: str, **figures: Any) -> dict[str, Any]:
 
 
 def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
-    folder = tmp_path / accuracy_table.RESULTS
+    folder = tmp_path / accuracy_figures.RESULTS
     folder.mkdir(parents=True)
     (tmp_path / "configs" / "reference").mkdir(parents=True)
     (tmp_path / "README.md").write_text(
@@ -41,7 +41,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     (tmp_path / accuracy_table.FIRST_EPOCHS).write_text('{"recipes": {}}')
     for seed, value in enumerate((91.0, 92.5)):
         file = folder / f"net-jpeg-cpu-seed{seed}.json"
-        file.write_text(json.dumps(result("net", accuracy=value, accuracy_flip=value + 1)))
+        file.write_text(json.dumps(result("net", seed=seed, accuracy=value, accuracy_flip=value + 1)))
     # Neither another recipe's, nor with other options, nor with images held out, nor of the recipe as it was.
     (folder / "net-jpeg-cpu-seed2.json").write_text(json.dumps(result("net", accuracy=3.0, settings="trainer: 2")))
     (folder / "net-jpeg-cpu-hold-out-seed0.json").write_text(json.dumps(result("net", accuracy=1.0)))
@@ -50,30 +50,32 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     )
     # Fewer, on other images.
     (folder / "net-original-cpu-seed1.json").write_text(json.dumps({**result("net", accuracy=4.0), "data": "original"}))
-    best = result("reference/r9", accuracy=80.0, best_epoch_accuracy=81.25, fit_seconds=90.0)
+    best = result("reference/r9", accuracy=80.0, best_epoch_accuracy=81.25, fit_seconds=90.0, begun_on="a GPU")
     best["machine"] = {"threads": 1, "gpu": None}
     (folder / "reference-r9-jpeg-cpu-seed0.json").write_text(json.dumps(best))
     texts = {file.relative_to(tmp_path).as_posix(): text for file, text in accuracy_table.generated(tmp_path).items()}
     words = "91.75 % test (91.00 to 92.50), 92.75 % with flips; JPEG images"
     assert texts["README.md"] == (
         f"| recipe |\n| `net` (Net) | 1,000 | 50 | 30 min on 2 CPU cores | {words} "
-        "([2 seeds](benchmarks/results/accuracy/net-jpeg-cpu-seed0.json)) |\n"
+        "(2 seeds: [0](benchmarks/results/accuracy/net-jpeg-cpu-seed0.json), "
+        "[1](benchmarks/results/accuracy/net-jpeg-cpu-seed1.json)) |\n"
         "| `gone` | 1 | 2 | not measured yet | not measured yet |\n"
         "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
     )
     header, settings = texts["configs/net.yaml"].split("trainer: ")
     trained = words.replace("JPEG", "trained on all 50,000 JPEG")
     assert header.replace("\n# ", " ") == (
-        f"# Net. Cost: 30 min on 2 CPU cores. Accuracy: {trained} (2 seeds; benchmarks/results/accuracy/net-*.json).\n"
+        f"# Net. Cost: 30 min on 2 CPU cores. Accuracy: {trained} (2 seeds; python -m benchmarks.accuracy net; "
+        "benchmarks/results/accuracy/net-*.json).\n"
     )
     assert settings == "{}\n# Cost: no\n"
     assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: {}\n"
     assert texts["configs/elsewhere.yaml"] == elsewhere
     assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: {}\n"
     assert re.fullmatch(
-        r"# R9.\n# Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, 90 s on 1 CPU core;\n"
-        r"# .*reference-r9-\*.json\).\ntrainer: \{\}\n",
-        texts["configs/reference/r9.yaml"],
+        r"# R9. Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, begun on a GPU, 90 s on "
+        r"1 CPU core; python -m benchmarks.accuracy reference/r9; .*reference-r9-\*.json\).\ntrainer: \{\}\n",
+        texts["configs/reference/r9.yaml"].replace("\n# ", " "),
     )
     # A second time nothing changes.
     for name, text in texts.items():
@@ -83,7 +85,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
 
 def test_a_table_lays_ours_beside_the_published_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy_table, "RIVALS", {"r8": ("net", "larger", "unmeasured"), "r9": ("unmeasured",)})
-    folder = tmp_path / accuracy_table.RESULTS
+    folder = tmp_path / accuracy_figures.RESULTS
     folder.mkdir(parents=True)
     (tmp_path / "configs" / "reference").mkdir(parents=True)
     for recipe in ("net", "larger", "unmeasured", "reference/r8", "reference/r9"):
@@ -114,18 +116,20 @@ def test_a_table_lays_ours_beside_the_published_systems(tmp_path: Path, monkeypa
 def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "net.yaml").write_text("trainer: {max_epochs: 50}\n")
-    (tmp_path / accuracy_table.EPOCHS).parent.mkdir(parents=True)
+    (tmp_path / accuracy_figures.EPOCHS).parent.mkdir(parents=True)
     timed = {"seconds": 60.0, "machine": {"threads": 2, "gpu": None}, "further_options": []}
     row = {**timed, "settings": "trainer: {max_epochs: 50}"}
     small, large = ({"cpu": cpu, "threads": 2, "gpu": None} for cpu in ("small", "large"))
 
     def cost(*results: dict[str, Any], **changed: Any) -> str:
-        (tmp_path / accuracy_table.EPOCHS).write_text(json.dumps({"recipes": {"net": {**row, **changed}}}))
-        return accuracy_table.cost("net", results, tmp_path)
+        (tmp_path / accuracy_figures.EPOCHS).write_text(json.dumps({"recipes": {"net": {**row, **changed}}}))
+        return accuracy_figures.cost("net", results, tmp_path)
 
     runs = [{"fit_seconds": seconds, "machine": large} for seconds in (600.0, 1200.0, 6000.0)]
     assert cost({"fit_seconds": 1.0, "machine": small}, *runs) == "20 min on 2 CPU cores"
     shared = {"fit_seconds": 9999.0, "machine": small, "at_once": 2}
+    # A GPU's epoch is not what was timed.
+    assert cost({**shared, "machine": {**small, "gpu": "large"}}) == "not measured yet"
     assert cost(shared) == "about 50 min on 2 CPU cores"
     assert cost(shared, seconds=2.0) == "about 100 s on 2 CPU cores"
     # Of the recipe as it was, or with options.
@@ -154,7 +158,7 @@ def test_headers_lay_the_first_epochs_beside_the_published_ones(tmp_path: Path) 
 
 
 def test_a_student_costs_its_teacher_too_and_is_of_the_teacher_as_it_is(tmp_path: Path) -> None:
-    folder = tmp_path / accuracy_table.RESULTS
+    folder = tmp_path / accuracy_figures.RESULTS
     folder.mkdir(parents=True)
     (tmp_path / "configs").mkdir()
     (tmp_path / "README.md").write_text("")
@@ -171,19 +175,19 @@ def test_a_student_costs_its_teacher_too_and_is_of_the_teacher_as_it_is(tmp_path
 
     assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher's 30 min on 2 CPU cores."
     (folder / "teacher-jpeg-cpu-seed0.json").unlink()
-    (tmp_path / accuracy_table.EPOCHS).write_text('{"recipes": {}}')
+    (tmp_path / accuracy_figures.EPOCHS).write_text('{"recipes": {}}')
     assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher."
     teacher.write_text("trainer: {max_epochs: 1}\n")
-    assert accuracy_table.results_of("student", tmp_path) == []
+    assert accuracy_figures.results_of("student", tmp_path) == []
 
 
 @pytest.mark.parametrize(
     ("options", "counts"), [([], True), (["--model.compile_mode=default"], True), (["--x"], False)]
 )
 def test_a_run_counts_for_its_recipe_if_it_computed_the_same(tmp_path: Path, options: list[str], counts: bool) -> None:
-    folder = tmp_path / accuracy_table.RESULTS
+    folder = tmp_path / accuracy_figures.RESULTS
     folder.mkdir(parents=True)
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "net.yaml").write_text("trainer: {}\n")
     (folder / "net-jpeg-cuda-seed0.json").write_text(json.dumps({**result("net"), "options": options}))
-    assert bool(accuracy_table.results_of("net", tmp_path)) == counts
+    assert bool(accuracy_figures.results_of("net", tmp_path)) == counts

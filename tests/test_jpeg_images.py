@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from benchmarks import jpeg_images
+from benchmarks import accuracy, jpeg_images
 from cifar_lit.data import CIFAR10DataModule
 
 
@@ -16,8 +16,8 @@ def test_jpeg_images_are_pillows_at_quality_75_in_the_published_order(
     cifar10_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, options = tmp_path / "jpeg", ["--root", str(cifar10_root), "--to", str(tmp_path / "jpeg")]
-    jpeg_images.main(options)
-    assert capsys.readouterr().out.count("NOT the images that the results are of") == 2
+    with pytest.raises(SystemExit, match="NOT those that the results are of"):
+        jpeg_images.main(options)
     for split, count in (("train", 100), ("test", 20)):
         images = CIFAR10DataModule(root=str(cifar10_root)).load(split)  # type: ignore[arg-type]
         assert len(list((folder / split).rglob("*.jpg"))) == count
@@ -28,8 +28,11 @@ def test_jpeg_images_are_pillows_at_quality_75_in_the_published_order(
         assert file.read_bytes() == expected.getvalue()
         assert get_sampling(Image.open(file)) == 2  # 4:2:0
     digests = {split: jpeg_images.sha256_of(folder, split) for split in ("train", "test")}
+    assert accuracy.kind_of(str(folder)) == "other-jpeg"
     monkeypatch.setattr(jpeg_images, "SHA256", digests)
+    accuracy.kind_of.cache_clear()
     jpeg_images.main(options)
-    assert "NOT" not in capsys.readouterr().out
+    assert "the images that the results are of" in capsys.readouterr().out
+    assert accuracy.kind_of(str(folder)) == "jpeg"
     (folder / "test" / "horse" / "0001.jpg").rename(folder / "test" / "horse" / "0009.jpg")
     assert jpeg_images.sha256_of(folder, "test") != digests["test"]

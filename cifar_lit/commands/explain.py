@@ -70,9 +70,9 @@ def explain(
     """Evaluates a checkpoint on the test split, and writes all that there is to say about it.
 
     ``report.html`` has everything in one file. ``predictions.csv`` has a row an image: true and predicted class, loss,
-    and the probability of every class; ``metrics.json`` accuracy, loss, calibration error, precision, recall and F1 of
-    every class, the confusion matrix, and where they come from. Beside them the figures as PNG. Learning curves are
-    those of the run's folder, where the checkpoint stands in one.
+    and the probability of every class; ``metrics.json`` accuracy, loss, calibration error, mean confidence, precision,
+    recall and F1 of every class, the confusion matrix, and where they come from. Beside them the figures as PNG.
+    Learning curves are those of the run's folder, where the checkpoint stands in one.
 
     Images are predicted by the trainer as `Trainer.test` does it, so that the figures are the same to the digit;
     Grad-CAM computes in float32, on the CPU.
@@ -180,6 +180,7 @@ def _figures(report: Report) -> dict[str, Any]:
     predictions = report.predictions
     return {
         **report.metrics,
+        "mean_confidence": float(predictions.confidence.mean()),
         "classes": [asdict(score) for score in class_scores(predictions.confusion, predictions.class_names)],
         "confusion": predictions.confusion.tolist(),
         "provenance": report.provenance,

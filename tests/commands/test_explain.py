@@ -91,6 +91,7 @@ def test_table_figures_and_page_agree(run: Run, out: Path) -> None:
     assert [score["support"] for score in metrics["classes"]] == confusion.sum(axis=1).tolist()
     assert metrics["classes"][0]["recall"] == confusion[0, 0] / confusion[0].sum()
     assert 0 < metrics["ece"] < 1
+    assert metrics["mean_confidence"] == pytest.approx(probabilities.max(axis=1).mean(), abs=1e-8)
 
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"{metrics['accuracy']:.2%}".replace("%", " %") in page
