@@ -79,6 +79,10 @@ class ResumableModule(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the checkpoint's schedule out of this run's, which may be another: see `on_train_start`."""
+        if self._trainer is not None:
+            # Where a run's length is a number of steps, Lightning takes an epoch that was over for one that was not,
+            # and leaves out the images of the next one.
+            self.trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
         self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
         scores = checkpoint.get("train_scores", {})
         # Older checkpoints hold those of the first rank alone.

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from cifar_lit.checkpoint_io import AtomicCheckpointIO
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import DepthwiseNet
-from cifar_lit.schedules import OneCycle, Plateau
+from cifar_lit.schedules import Exponential, OneCycle, Plateau
 
 
 def fit(
@@ -35,6 +36,7 @@ def fit(
     ckpt_path: Path | None = None,
     schedule: Any = OneCycle,
     compile_mode: Any = "none",
+    ends_at: int | None = None,
     **kwargs: Any,
 ) -> dict[str, Tensor]:
     seed_everything(3)
@@ -53,9 +55,10 @@ def fit(
     )
     trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
     accumulated = kwargs.get("accumulate_grad_batches", 1)
-    assert trainer.global_step == kwargs.get("max_epochs", 2) * kwargs.get("limit_train_batches", 6) // accumulated
+    whole = kwargs.get("max_epochs", 2) * kwargs.get("limit_train_batches", 6) // accumulated
+    assert trainer.global_step == (ends_at or whole)
     logged = {name: value for name, value in trainer.callback_metrics.items() if "/" in name}
-    assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= set(logged)
+    assert ends_at or {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= set(logged)
     return {name: value.clone() for name, value in (*model.state_dict().items(), *logged.items())}
 
 
@@ -116,6 +119,42 @@ def test_a_compiled_run_resumed_behind_an_epochs_smaller_batch_ends_in_the_same_
         compile_mode="default",
         enable_checkpointing=False,
     )
+    assert_equal(whole, resumed)
+
+
+@pytest.mark.parametrize("schedule", [OneCycle, partial(Exponential, gamma=0.5)])
+def test_a_run_of_so_many_steps_goes_on_behind_an_epoch_with_the_next_one(tmp_path: Path, schedule: Any) -> None:
+    keep = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, save_on_train_epoch_end=True)
+    options: dict[str, Any] = {"schedule": schedule, "max_epochs": 3, "max_steps": 18}
+    whole = fit(tmp_path, callbacks=[keep], **options)
+    for step in (6, 12):
+        resumed = fit(tmp_path, ckpt_path=tmp_path / f"step={step}.ckpt", enable_checkpointing=False, **options)
+        assert_equal(whole, resumed)
+
+
+class TimeIsUp(Callback):
+    """Ends a run as `max_time` does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
+@pytest.mark.parametrize("by_steps", [False, True])
+@pytest.mark.parametrize("ends_at", [4, 6, 9])
+def test_a_run_that_ended_inside_an_epoch_goes_on_with_the_rest_of_it(
+    tmp_path: Path, ends_at: int, by_steps: bool
+) -> None:
+    whole = fit(tmp_path, schedule=None, enable_checkpointing=False)
+    last = LastCheckpoint()
+    last.dirpath = str(tmp_path)
+    end: dict[str, Any] = {"max_steps": ends_at} if by_steps else {}
+    callbacks = [last] if by_steps else [TimeIsUp(ends_at), last]
+    fit(tmp_path, schedule=None, ends_at=ends_at, callbacks=callbacks, **end)
+    more: dict[str, Any] = {"max_steps": 12} if by_steps else {}
+    resumed = fit(tmp_path, schedule=None, ckpt_path=tmp_path / "last.ckpt", enable_checkpointing=False, **more)
     assert_equal(whole, resumed)
 
 

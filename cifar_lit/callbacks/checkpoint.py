@@ -8,7 +8,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
 
-from cifar_lit.callbacks.stops import Stopped, may_pause
+from cifar_lit.callbacks.stops import Stopped, ends_here, may_pause
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.runs import LAST
@@ -69,7 +69,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: of the end of an epoch, of every so many minutes, and of where a run was told to stop.
+    """Keeps ``last.ckpt``: of the end of an epoch, of every so many minutes, and of where a run ended or was told to.
 
     ModelCheckpoint's own ``save_last`` writes only when its metric improves. After any other exception the run may
     stand in the middle of a step, and the checkpoint before is the one to trust.
@@ -79,7 +79,7 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_minutes: float | None = None) -> None:
-        by_epoch = every_n_minutes is None
+        self.by_epoch = by_epoch = every_n_minutes is None
         super().__init__(
             filename=LAST,
             monitor=None,
@@ -93,9 +93,13 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is time, or behind the next batch that allows it."""
-        if may_pause(trainer, batch_idx):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        """Saves if it is time, or behind the next batch that allows it; and behind the last step inside an epoch."""
+        if not may_pause(trainer, batch_idx):
+            return
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self.by_epoch and ends_here(trainer) and not self._should_skip_saving_checkpoint(trainer):
+            # Afterwards the epoch counts as a whole one, and a run that goes on would leave the rest of it out.
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes nothing over: its file has a name that never changes.

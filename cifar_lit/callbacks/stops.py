@@ -26,6 +26,12 @@ def may_pause(trainer: Trainer, batch_idx: int) -> bool:
     return not trainer.is_last_batch and not validates and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
+def ends_here(trainer: Trainer) -> bool:
+    """Whether a run makes no step behind this one: it has made as many as it may, or its time is over."""
+    loop = trainer.fit_loop
+    return trainer.global_step == loop.max_steps or (trainer.should_stop and loop._can_stop_early)
+
+
 class Stopped(SystemExit):
     """Ends the process with the exit code that shells expect: 128 and the signal's number.
 
@@ -58,6 +64,8 @@ class Stops(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes who listens."""
         self._signal, self._stepped = None, False
+        # Before every batch Lightning would wait for the device, to hear from rank zero of signals that come here.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
 
