@@ -81,6 +81,7 @@ class Classifier(ResumableModule):
         self.net: Any = net.to(memory_format=torch.channels_last)
         # A function, not a module: names of weights stay, and hooks on layers (Grad-CAM) see the network itself.
         self._compiled = None if compile_mode == "none" else torch.compile(self.net.forward, mode=compile_mode)
+        self.compile_mode = compile_mode
         self.num_classes = num_classes
         self.optimizer = optimizer
         self.schedule = schedule
@@ -203,6 +204,12 @@ class Classifier(ResumableModule):
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook: the optimizer, and its schedule told the number of steps."""
+        if self._replays_graphs and self.trainer.accumulate_grad_batches > 1:
+            # The next batch's graph writes over the gradients that were kept of this one's (pytorch issue 169545).
+            raise UserError(
+                "compile_mode=reduce-overhead and max-autotune gather no gradients over several batches on a GPU: give "
+                "--model.compile_mode=default, or a larger batch instead of accumulate_grad_batches."
+            )
         optimizer, schedule = self.new_optimizer_and_schedule()
         if schedule is None:
             return optimizer
@@ -215,10 +222,17 @@ class Classifier(ResumableModule):
             },
         }
 
+    @property
+    def _replays_graphs(self) -> bool:
+        return self.compile_mode in ("reduce-overhead", "max-autotune") and self.device.type == "cuda"
+
     def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
         """As this run's settings make them."""
         optimizer = self.optimizer(self.parameter_groups())
         begin_momentum(optimizer)
+        if self._trainer is not None and self.trainer.gradient_clip_val:
+            # A fused one would unscale gradients by itself, behind the clipping: Lightning refuses that.
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if self.schedule is None:
             return optimizer, None
         steps = self.trainer.estimated_stepping_batches

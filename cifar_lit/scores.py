@@ -108,5 +108,7 @@ class Scores(nn.Module):
         for name, metric in self.named().items():
             if name in counted:
                 metric.persistent(True)
-                metric.load_state_dict(counted[name], strict=False)  # older checkpoints count the loss in floats alone
+                # A metric takes a state as it comes, also from another device.
+                state = {key: value.to(metric.device) for key, value in counted[name].items()}
+                metric.load_state_dict(state, strict=False)  # older checkpoints count the loss in floats alone
                 metric.persistent(False)

@@ -357,3 +357,44 @@ def test_dropout_differs_between_accumulated_batches(tmp_path: Path) -> None:
 
 def test_network_is_laid_out_channels_last() -> None:
     assert ResNetV1(8).net.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_what_was_counted_goes_on_where_the_network_is() -> None:
+    before = Scores(3)
+    before.update(torch.tensor(0.5), torch.eye(3), torch.arange(3))
+    # A device that every machine has, and whose tensors do not mix with those of the host.
+    scores = Scores(3).to("meta")
+    scores.go_on_from(before.so_far())
+    states = [getattr(metric, name) for metric in scores.named().values() for name in metric.metric_state]
+    assert {state.device.type for state in states} == {"meta"}
+    scores.update(*(tensor.to("meta") for tensor in (torch.tensor(0.5), torch.eye(3), torch.arange(3))))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_also_for_a_fused_optimizer(tmp_path: Path, precision: Any) -> None:
+    norms: list[float] = []
+
+    class Clipped(Pixels):
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            norms.append(math.hypot(*(float(p.grad.norm()) for p in self.parameters() if p.grad is not None)))
+
+    model = Clipped()
+    limits: dict[str, Any] = {"limit_train_batches": 3, "limit_val_batches": 0, "gradient_clip_val": 0.01}
+    run = trainer(tmp_path, precision=precision, **limits)
+    run.fit(model, DigitsDataModule())
+    assert run.optimizers[0].param_groups[0]["fused"]
+    assert norms == pytest.approx([0.01] * 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_graphs_that_are_replayed_on_a_gpu_gather_no_gradients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Any
+) -> None:
+    monkeypatch.setattr(Pixels, "device", torch.device("cuda"))
+    model = Pixels(compile_mode=mode)
+    model.trainer = trainer(tmp_path, accumulate_grad_batches=2)
+    with pytest.raises(UserError, match="compile_mode=default"):
+        model.configure_optimizers()
+    model.trainer = trainer(tmp_path)
+    assert isinstance(model.configure_optimizers(), SGD)
