@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cifar_lit.classifier import Classifier
-from cifar_lit.console import say
+from cifar_lit.console import printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.files import write_atomically
 from cifar_lit.identity import sha256_of
@@ -23,6 +24,8 @@ ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
 RECIPE = re.compile(r"[\w-]+")
 # The copy in the folder of the run that it teaches.
 TEACHER = "teacher.ckpt"
+# Most that mean and deviation of the teacher's images may differ from these images', in deviations.
+APART = 0.1
 
 
 class Distillation(Callback):
@@ -42,7 +45,8 @@ class Distillation(Callback):
 
     Raises:
         UserError: An argument is out of its range; at the start of a fit, the teacher cannot be read, is of another
-            architecture or of images that are scaled in another way; on resuming, it is not that of the run.
+            architecture, of other classes or of images that are scaled in another way; on resuming, it is not that of
+            the run.
     """
 
     def __init__(self, teacher: str, weight: float = 0.9, temperature: float = 4.0) -> None:
@@ -74,6 +78,7 @@ class Distillation(Callback):
         content = load_checkpoint(self.path)
         self._teacher = self._built(content, pl_module)
         self._compare(content.get("datamodule_hyper_parameters", {}), trainer)
+        self._compare_data(content, trainer)
         epochs = f" after {content['epoch'] + 1} epochs" if "epoch" in content else ""
         say(f"Teacher: {type(self._teacher).__name__} of {self.path}{epochs}")
         self._teacher.to(device=pl_module.device, dtype=pl_module.dtype)
@@ -149,6 +154,30 @@ class Distillation(Callback):
         # Which images are held out.
         if differ & {"val_size", "split_seed"}:
             say("The teacher was trained on images that are held out here: validation accuracy is too good.")
+
+    def _compare_data(self, content: dict[str, Any], trainer: Trainer) -> None:
+        """Sees to it that the classes are the same, and pixels the same inputs, where both sides tell."""
+        keys = {"class_names", "mean", "std"}
+        states = [state for state in content.values() if isinstance(state, dict) and keys <= state.keys()]
+        data = getattr(trainer, "datamodule", None)
+        own = data.state_dict() if data is not None else {}
+        if not states or not keys <= own.keys():
+            return
+        learnt = states[0]
+        for theirs, ours in zip_longest(learnt["class_names"], own["class_names"]):
+            if theirs != ours:
+                raise UserError(
+                    f"The teacher {self.path} has learnt other classes ({printable(str(theirs))} where the data have "
+                    f"{ours}): give one that was trained on them."
+                )
+        alike = learnt["mean"].shape == own["mean"].shape and learnt["std"].shape == own["std"].shape
+        # Of the deviation: a published constant and one that was computed differ by less.
+        apart = [(learnt[key].float() - own[key]).abs() / own["std"] for key in ("mean", "std")] if alike else []
+        if not alike or max(float(difference.max()) for difference in apart) > APART:
+            raise UserError(
+                f"The images of the teacher {self.path} had another mean or deviation than these, so it would not know "
+                "them again: give one that was trained on images like these."
+            )
 
     def loss(self, images: Tensor, logits: Tensor, loss: Tensor) -> Tensor:
         """The loss to train on.

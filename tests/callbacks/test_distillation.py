@@ -1,6 +1,7 @@
 """A teacher's outputs enter the loss as stated, and nothing else of a run changes."""
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,10 +49,12 @@ def a_teacher(path: Path, seed: int = 0, data: Mapping[str, Any] | None = None, 
     return str(path)
 
 
-def started(callback: Distillation, student: LightningModule | None = None) -> Distillation:
+def started(
+    callback: Distillation, student: LightningModule | None = None, data: DigitsDataModule | None = None
+) -> Distillation:
     trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
     student = DepthwiseNet(**SMALL) if student is None else student
-    trainer.datamodule = DigitsDataModule()  # type: ignore[attr-defined]
+    trainer.datamodule = data or DigitsDataModule()  # type: ignore[attr-defined]
     callback.setup(trainer, student, "fit")
     callback.on_fit_start(trainer, student)
     return callback
@@ -263,6 +266,31 @@ def test_a_teacher_that_saw_other_images(tmp_path: Path) -> None:
     path = a_teacher(tmp_path / "teacher.ckpt", data={"normalize": "none"})
     with pytest.raises(UserError, match="normalize: none, and these have channel"):
         started(Distillation(path))
+
+
+@pytest.mark.parametrize(
+    ("learnt", "words"),
+    [
+        ({}, ""),
+        ({"mean": 1.0}, ""),
+        ({"mean": 40.0}, "had another mean or deviation"),
+        ({"std": 40.0}, "had another mean or deviation"),
+        ({"mean": torch.zeros(3, 32, 32)}, "had another mean or deviation"),
+        ({"class_names": [*"0123456798"]}, "has learnt other classes (9 where the data have 8)"),
+    ],
+)
+def test_a_teacher_of_classes_or_images_of_another_kind(learnt: dict[str, Any], words: str, tmp_path: Path) -> None:
+    data = DigitsDataModule()
+    data.setup()
+    state = data.state_dict()
+    changed = {key: state[key] + value if isinstance(value, float) else value for key, value in learnt.items()}
+    path = a_teacher(tmp_path / "teacher.ckpt")
+    torch.save({**torch.load(path, weights_only=True), "DigitsDataModule": {**state, **changed}}, path)
+    if not words:
+        started(Distillation(path), data=data)
+        return
+    with pytest.raises(UserError, match=re.escape(words)):
+        started(Distillation(path), data=data)
 
 
 def test_a_teacher_that_trained_on_what_is_held_out_is_told_of(
