@@ -20,6 +20,8 @@ from cifar_lit.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
 
+# Images of 32×32 in an evaluation batch of one device: large enough for a GPU, small enough for 1 GB of activations.
+EVALUATION_BATCH = 500
 # What is drawn for one purpose must not be what is drawn for another.
 ORDER, AUGMENTATION = 1, 2
 
@@ -107,6 +109,11 @@ class TrainingPlan:
         )
         start, stop = (len(indices) * r // self.world_size for r in (self.rank, self.rank + 1))
         return BatchKey(epoch, step, seeds[start:stop], indices[start:stop])
+
+
+def evaluation_batch(height: int, width: int) -> int:
+    """Images of a size in an evaluation batch: of larger ones fewer, whose activations take as much memory."""
+    return max(min(EVALUATION_BATCH * 32 * 32 // (height * width), EVALUATION_BATCH), 1)
 
 
 class EvaluationPlan:

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from cifar_lit.console import say
-from cifar_lit.data.batches import BatchLoader, EvaluationPlan, TrainingPlan
+from cifar_lit.data.batches import BatchLoader, EvaluationPlan, TrainingPlan, evaluation_batch
 from cifar_lit.data.device_batches import DeviceBatches
 from cifar_lit.data.device_executor import unsupported
 from cifar_lit.data.images import Images, is_plain, stratified_split
@@ -21,8 +21,6 @@ from cifar_lit.data.worker_executor import WorkerExecutor
 from cifar_lit.errors import UserError
 
 PIXEL_MAX = 255.0
-# Images in an evaluation batch of one device: large enough for a GPU, small enough for 1 GB of activations.
-EVALUATION_BATCH = 500
 
 
 class ImageDataModule(LightningDataModule):
@@ -36,9 +34,8 @@ class ImageDataModule(LightningDataModule):
         val_size: Training images held out for validation, stratified: a number, or below 1 a share. 0 validates on
             the test split, as many published systems do; their best epoch is then chosen by the test split.
         transforms: albumentations transforms for training images, applied in this order.
-        executor: Who applies them: ``device`` a whole batch at a time, on the device where the data set then lives,
-            in a few tensor operations; ``workers`` image by image with albumentations itself, in other processes;
-            ``auto`` takes ``device`` if it can run every transform.
+        executor: Who applies them: ``device`` a whole batch at a time, on the device where the data set then lives;
+            ``workers`` image by image with albumentations itself; ``auto`` is ``device`` if it can run all of them.
         normalize: Subtract the training images' mean and divide by their deviation, a number each a channel
             (``channel``); subtract the mean image (``pixel_mean``); or only scale to [0, 1] (``none``).
         num_workers: Processes that prepare batches where ``executor`` is ``workers``, which giving a number chooses;
@@ -64,9 +61,9 @@ class ImageDataModule(LightningDataModule):
         split_seed: int = 0,
     ) -> None:
         super().__init__()
-        least = {"batch_size": (batch_size, 1), "num_workers": (num_workers, 0)}
-        least |= {"seed": (seed, 0), "split_seed": (split_seed, 0)}
-        for name, (value, minimum) in least.items():
+        whole = {"batch_size": batch_size, "num_workers": num_workers, "seed": seed, "split_seed": split_seed}
+        for name, value in whole.items():
+            minimum = 1 if name == "batch_size" else 0
             if value is not None and value < minimum:
                 raise UserError(f"{name} is {value}: give a whole number of at least {minimum}.")
         # The run's page and its checkpoints show these. Objects given in Python would make a checkpoint a pickle.
@@ -202,15 +199,18 @@ class ImageDataModule(LightningDataModule):
         """The test images, each exactly once."""
         return self._evaluation_loader(self.test_images)
 
+    @property
+    def scaling(self) -> list[A.BasicTransform]:
+        """What normalises in the list itself, which evaluation does, too; the rest of it is augmentation."""
+        return [transform for transform in self.transforms if isinstance(transform, (A.Normalize, A.ToFloat))]
+
     def _evaluation_loader(self, images: Images | None) -> BatchLoader:
         assert images is not None, "setup() comes first"
-        plan = EvaluationPlan(len(images), EVALUATION_BATCH, *self._rank_and_world_size())
-        # A list that normalises does so here, too; the rest of it is augmentation.
-        scaling = [transform for transform in self.transforms if isinstance(transform, (A.Normalize, A.ToFloat))]
-        size = images.pixels.shape[1:3]
-        if self.executor == "workers" or (scaling and unsupported(scaling, (size[0], size[1])) is not None):
-            return BatchLoader(plan, WorkerExecutor(images.pixels, images.labels, scaling))
-        return self._device_loader(plan, images, scaling, seed=0)
+        _, height, width, _ = images.pixels.shape
+        plan = EvaluationPlan(len(images), evaluation_batch(height, width), *self._rank_and_world_size())
+        if self.executor == "workers" or (self.scaling and unsupported(self.scaling, (height, width)) is not None):
+            return BatchLoader(plan, WorkerExecutor(images.pixels, images.labels, self.scaling))
+        return self._device_loader(plan, images, self.scaling, seed=0)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

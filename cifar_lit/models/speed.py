@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -136,8 +137,9 @@ class SpeedNet(Classifier):
         # From the whole set, which may be sorted by class.
         count, height, width, _ = images.pixels.shape
         sample = np.linspace(0, count - 1, min(count, math.ceil(WHITENING_PIXELS / (height * width)))).astype(int)
-        pixels = torch.from_numpy(images.pixels[sample]).to(self.device)
-        normalised, *_ = data.on_after_batch_transfer([pixels], 0)
+        scale = A.Compose(getattr(data, "scaling", []))
+        pixels = np.stack([scale(image=image)["image"] for image in images.pixels[sample]])
+        normalised, *_ = data.on_after_batch_transfer([torch.from_numpy(pixels).to(self.device)], 0)
         # One rank decides: elsewhere rounding might turn a component round.
         whitening.set_filters(self.trainer.strategy.broadcast(whitening_filters(normalised)))
 

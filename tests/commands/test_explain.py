@@ -229,7 +229,7 @@ def test_maps_are_of_the_shown_images_and_of_both_classes(
 
 def test_normalised_images_come_in_the_order_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     # Over several batches, of the last of which nothing is wanted.
-    monkeypatch.setattr("cifar_lit.data.datamodule.EVALUATION_BATCH", 20)
+    monkeypatch.setattr("cifar_lit.data.batches.EVALUATION_BATCH", 20)
     for executor in ("device", "workers"):
         data = run.data(executor=executor)
         data.setup()

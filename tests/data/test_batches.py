@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
-from cifar_lit.data.batches import BatchKey, BatchLoader, EvaluationPlan, TrainingPlan
+from cifar_lit.data.batches import BatchKey, BatchLoader, EvaluationPlan, TrainingPlan, evaluation_batch
 from cifar_lit.data.worker_executor import WorkerExecutor
 from cifar_lit.errors import UserError
 
@@ -129,6 +129,11 @@ def test_evaluation_visits_every_image_once_in_as_many_batches_on_each_rank(batc
         assert max(lengths) <= batch_size
         # No more batches than it takes.
         assert len(shares[0]) == -(-len(visited(shares[0])) // batch_size)
+
+
+def test_evaluation_takes_fewer_of_larger_images_at_once() -> None:
+    sizes = [(8, 8), (32, 32), (64, 64), (224, 224), (2000, 3000)]
+    assert [evaluation_batch(*size) for size in sizes] == [500, 500, 125, 10, 1]
 
 
 def test_evaluation_keeps_the_published_order_on_one_rank() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import albumentations as A
 import numpy as np
 import pytest
 import torch
@@ -172,6 +173,14 @@ def test_a_fit_whitens_with_images_of_the_whole_training_set(tmp_path: Path, mon
     fit(model, data, tmp_path)
     expected = whitening_filters(normalised(data)[[0, 4, 8, 12, 16, 20, 24, 28, 32, 37]])
     torch.testing.assert_close(model.net.whitening.weight, expected.float())
+
+
+def test_a_fit_whitens_what_the_list_has_normalised(tmp_path: Path) -> None:
+    data, model = Given(smooth(0, 40), transforms=[A.HorizontalFlip(), A.ToFloat(max_value=51)]), narrow()
+    fit(model, data, tmp_path)
+    assert data.train_images is not None
+    images = torch.from_numpy(data.train_images.pixels).permute(0, 3, 1, 2) / 51
+    torch.testing.assert_close(model.net.whitening.weight, whitening_filters(images).float())
 
 
 def test_a_fitted_layer_is_not_fitted_again(tmp_path: Path) -> None:
