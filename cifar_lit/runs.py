@@ -1,6 +1,7 @@
 """Where runs land, and how to find a run or a checkpoint again."""
 
 import argparse
+import contextlib
 import json
 import re
 import zipfile
@@ -39,6 +40,18 @@ def _accuracy(checkpoint: Path) -> float:
     return float(stated[1]) if stated else 0.0
 
 
+def _best_of(files: list[Path]) -> Path:
+    """The one of a run's best checkpoints, all in one folder, that its last one names; else the most accurate."""
+    last = files[0].with_name(f"{LAST}.ckpt")
+    if len(files) > 1 and last.is_file():
+        # What is monitored need not be the accuracy in the name.
+        with contextlib.suppress(UserError):
+            states = load_checkpoint(last).get("callbacks", {}).values()
+            named = {Path(state["best_model_path"]).name for state in states if "best_model_path" in state}
+            files = [file for file in files if file.name in named] or files
+    return max(files, key=_accuracy)
+
+
 def _folder_of_runs(root: Path, recipe: str | None) -> Path:
     return root / LOGS / recipe if recipe else root / LOGS
 
@@ -73,8 +86,7 @@ def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Pa
                 f"{_folder_of_runs(root, recipe)} holds no run with a {ckpt_path} checkpoint: train one with `fit`, "
                 "afresh without --ckpt_path, or give --ckpt_path FILE."
             )
-        # Of the newest run; where it keeps several best ones, the accuracy in the name tells which is.
-        path = max((file for file in found if file.parent == found[-1].parent), key=_accuracy)
+        path = _best_of([file for file in found if file.parent == found[-1].parent])
     else:
         path = Path(ckpt_path)
         if not path.is_file():

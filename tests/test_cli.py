@@ -160,6 +160,12 @@ def test_of_several_best_checkpoints_the_best_is_taken() -> None:
             archive.writestr("data", "")
         os.utime(path, (i, i))
     assert "0.9200" in find_checkpoint("best", Path()).name
+    # What is monitored may be something else.
+    states = {"BestCheckpoint{'monitor': 'val/loss'}": {"best_model_path": f"elsewhere/{path.name}"}, "EMA": {}}
+    torch.save({"callbacks": states}, folder / "last.ckpt")
+    assert find_checkpoint("best", Path()) == path
+    (folder / "last.ckpt").write_bytes(b"cut short")
+    assert "0.9200" in find_checkpoint("best", Path()).name
 
 
 class Interrupt(Callback):
