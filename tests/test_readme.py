@@ -1,6 +1,8 @@
 """What README.md says is so."""
 
+import json
 import re
+from itertools import combinations
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
@@ -33,3 +35,27 @@ def test_every_file_that_it_names_exists() -> None:
 def test_constraints_are_plain_pins() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[\w.-]+==[\w.+!]+", line) for line in lines)
+
+
+def test_it_says_of_a_page_what_the_page_says() -> None:
+    (name,) = re.findall(r"benchmarks/results/(page-\w+\.json)", README)
+    page = json.loads((REPOSITORY / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+    names, confusion = [one["name"] for one in page["classes"]], page["confusion"]
+    (said,) = [text for text in README.replace("\n", " ").split("  ") if name in text]
+    hardest = min(page["classes"], key=lambda one: one["recall"])
+    assert f"{page['errors']:,} errors in {page['images']:,}. {hardest['name'].capitalize()}s are the hardest" in said
+    assert f"{100 * hardest['recall']:.1f} % of them are found" in said
+    assert (
+        f"{100 * page['mean_confidence']:.1f} % sure on average where {100 * page['accuracy']:.1f} % are right" in said
+    )
+    pairs = sorted(
+        combinations(range(len(names)), 2), key=lambda pair: -confusion[pair[0]][pair[1]] - confusion[pair[1]][pair[0]]
+    )
+    (a, b), *others = pairs[:4]
+    (first, second), share = (confusion[b][a], confusion[a][b]), (confusion[a][b] + confusion[b][a]) / page["errors"]
+    words = f"{first} {names[b]}s pass for {names[a]}s and {second} {names[a]}s for {names[b]}s"
+    assert words in said
+    assert f"these two cells of the matrix hold {100 * share:.0f} % of all errors" in said
+    for i, j in others:
+        ways = (f"{confusion[i][j]} and {confusion[j][i]}", f"{confusion[j][i]} and {confusion[i][j]}")
+        assert any(f"({way})" in said for way in ways), (names[i], names[j])
