@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
@@ -36,7 +36,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks import jpeg_images
 from benchmarks.measure import REPOSITORY, RESULTS, images_of, read, save, training_parser
-from benchmarks.time_to_accuracy import RUNNING, WITHOUT_VALIDATION, accuracies, command
+from benchmarks.time_to_accuracy import STOPPED, WITHOUT_VALIDATION, accuracies, command, stop_commands
 from cifar_lit.console import hush_libraries
 from cifar_lit.files import write_atomically
 from cifar_lit.runs import LAST, checkpoints
@@ -188,9 +188,14 @@ def main(args: Sequence[str] | None = None) -> None:
     options.add_argument(
         "--hold_out", action="store_true", help="hold validation images out, and test their choice, too"
     )
-    options.add_argument("--runs", type=Path, default=Path("lightning_logs", "accuracy"), help="where runs land")
+    options.add_argument(
+        "--runs", type=Path, help="where runs land: lightning_logs/accuracy, or runs in the folder given with --output"
+    )
     options.set_defaults(output=RESULTS / "accuracy")
     given, further = options.parse_known_args(args)
+    # What is there of the same run would not be trained again.
+    anew = given.output != RESULTS / "accuracy"
+    runs_root = given.runs or (given.output / "runs" if anew else Path("lightning_logs", "accuracy"))
     hush_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     share_cores(given.at_once)
@@ -205,28 +210,26 @@ def main(args: Sequence[str] | None = None) -> None:
             if {key: kept.get(key) for key in same} == same:
                 print(f"{name}: there already (--output FOLDER trains it again, to compare)")
                 return
-        figures = measure(recipe, seed, given.data_root, given.hold_out, further, given.runs)
+        figures = measure(recipe, seed, given.data_root, given.hold_out, further, runs_root)
         print(f"{name}: {figures}", flush=True)
         shared = {"at_once": given.at_once} if given.at_once > 1 else {}
         save(name, {**same, "data": kind_of(given.data_root), **shared, **figures}, given.output)
 
-    def stop(*_: Any) -> NoReturn:
-        # Nothing may go on training in a folder that a later call would train in, too. `fit` saves, and says how far.
-        for process in tuple(RUNNING):
-            process.terminate()
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
-    with ThreadPoolExecutor(given.at_once) as pool:
-        runs = [pool.submit(run, recipe, seed) for seed in seeds for recipe in given.recipes]
-        try:
-            wait(runs)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    STOPPED.clear()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with ThreadPoolExecutor(given.at_once) as pool:
+            runs = [pool.submit(run, recipe, seed) for seed in seeds for recipe in given.recipes]
+            try:
+                wait(runs)
+            except KeyboardInterrupt:
+                # Nothing may go on training in a folder that a later call would train in, too.
+                stop_commands()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for one in runs:
         # What it failed of: the others have gone on.
         one.result()

@@ -1,6 +1,7 @@
 """What runs of a recipe reached and cost, in words: the figures of `benchmarks.accuracy_table`."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> st
     """Median time of `fit`, on what, and what its teacher costs before it."""
     own = own_cost(recipe, results, repository)
     teacher = teacher_of(file_of(recipe, repository))
-    if teacher is None:
+    if teacher is None or own == UNKNOWN:
         return own
     # On the same images, if there is a result of the student that tells.
     results = results_of(teacher, repository, results[0]["data"] if results else None)
@@ -91,6 +92,9 @@ def images_of(result: dict[str, Any]) -> str:
 
 
 def seeds(results: Sequence[dict[str, Any]]) -> str:
-    """How many, in words, and on what they were begun where that is not what they were ended on."""
-    begun = sorted({result["begun_on"] for result in results if "begun_on" in result})
-    return f"{len(results)} seed{'s' if len(results) > 1 else ''}" + "".join(f", begun on {name}" for name in begun)
+    """How many, in words, and where some were begun elsewhere than they were ended, how many of them and on what."""
+    begun = Counter(result["begun_on"] for result in results if "begun_on" in result)
+    words = f"{len(results)} seed{'s' if len(results) > 1 else ''}"
+    for name, count in sorted(begun.items()):
+        words += f", {f'{count} of them ' if count < len(results) else ''}begun on {name}"
+    return words

@@ -62,7 +62,8 @@ def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, A
     spent = f", {cost}" if is_reference and cost != UNKNOWN else ""
     # The command above it holds some out.
     trained = "" if is_reference else "trained on all 50,000 "
-    runs = f"{seeds(results)}{spent}; python -m benchmarks.accuracy {recipe}; {files}"
+    images = " --data_root data/cifar10-jpeg" if results and results[0]["data"] == "jpeg" else ""
+    runs = f"{seeds(results)}{spent}; python -m benchmarks.accuracy {recipe}{images}; {files}"
     reached = f"{accuracy(results, trained)} ({runs})" if results else UNKNOWN
     sentences = [f"Measured here: {reached}."] if is_reference else [f"Cost: {cost}.", f"Accuracy: {reached}."]
     pattern = r"^# Measured here: .*?(?=^[^#])" if is_reference else r"^# Cost: .*?(?=^[^#])"

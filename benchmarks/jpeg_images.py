@@ -47,9 +47,9 @@ def are_those(folder: Path) -> bool:
 
 
 def sha256_of(folder: Path, split: str) -> str:
-    """Of the names and bytes of a split's files."""
+    """Of the names and bytes of a split's files; hidden ones are no images."""
     digest = hashlib.sha256()
-    for file in sorted((folder / split).rglob("*.jpg")):
+    for file in sorted(path for path in (folder / split).rglob("[!.]*") if path.is_file()):
         digest.update(file.relative_to(folder).as_posix().encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()

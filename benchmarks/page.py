@@ -1,10 +1,11 @@
 """What the page of `explain` says of a run of `benchmarks.accuracy`: its figures, as a result.
 
-    python -m benchmarks.page RECIPE [--seed 1] [--runs lightning_logs/accuracy]
+    python -m benchmarks.page RECIPE [--seed 0] [--runs lightning_logs/accuracy]
 
 The page itself, ``report.html``, shows images; it stays in the run's folder, which the command names.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ PROVENANCE = ("seed", "epoch", "commit", "trained with", "test data SHA-256")
 
 def figures(metrics: dict[str, Any], recipe: str) -> dict[str, Any]:
     """The content of a ``metrics.json``, without what only this machine knows."""
-    kept = {name.replace(" ", "_"): metrics["provenance"].get(name) for name in PROVENANCE}
+    kept = {name.replace(" ", "_").replace("-", "").lower(): metrics["provenance"].get(name) for name in PROVENANCE}
     # The result's own is the one that explained.
     kept["trained_at_commit"] = kept.pop("commit")
     numbers = {name: value for name, value in metrics.items() if name != "provenance"}
@@ -30,11 +31,15 @@ def main(args: Sequence[str] | None = None) -> None:
     """Explains the run's last checkpoint, and writes ``results/page-<recipe>.json``."""
     options = parser(__doc__)
     options.add_argument("recipe", help="such as resnet20")
-    options.add_argument("--seed", type=int, default=1, help="of the run")
+    options.add_argument("--seed", type=int, default=0, help="of the run")
     options.add_argument("--runs", type=Path, default=Path("lightning_logs", "accuracy"), help="where runs are")
     given = options.parse_args(args)
     hush_libraries()
     run = given.runs / given.recipe.replace("/", "-") / f"seed-{given.seed}"
+    if (run / "begun.json").is_file() or not (run / "asked.json").is_file():
+        sys.exit(
+            f"{run} holds no run that was trained to its end: python -m benchmarks.accuracy {given.recipe} does it."
+        )
     page = run / "page"
     command("explain", "--ckpt_path=last", f"--trainer.default_root_dir={run}", f"--output_dir={page}")
     save(f"page-{given.recipe}", figures(read(page / "metrics.json"), given.recipe), given.output)

@@ -13,6 +13,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,8 +26,10 @@ from cifar_lit.console import hush_libraries
 
 # Of a run that is trained to its end and then tested once.
 WITHOUT_VALIDATION = ("--data.val_size=0", "--trainer.limit_val_batches=0")
-# What `command` has started and waits for.
+# What `command` has started and waits for, and whether it may start more.
 RUNNING: set[subprocess.Popen[str]] = set()
+STOPPED = threading.Event()
+_STARTING = threading.Lock()
 # A line of the table that `test` prints; its frame depends on what is installed.
 METRIC = re.compile(r"test/(\w+)\W+(\d+\.\d+(?:e-\d+)?)")
 
@@ -37,13 +40,25 @@ def command(*arguments: str) -> tuple[float, str]:
     # A narrow terminal would break the table.
     environment = {**os.environ, "COLUMNS": "200"}
     asked = [sys.executable, "-m", "cifar_lit", *arguments]
-    with subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with _STARTING:
+        if STOPPED.is_set():
+            raise InterruptedError(f"{arguments[0]} was not begun: this program was told to stop.")
+        process = subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, text=True)
         RUNNING.add(process)
+    with process:
         printed, _ = process.communicate()
-        RUNNING.discard(process)
+    RUNNING.discard(process)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, asked)
     return time.perf_counter() - begun, printed
+
+
+def stop_commands() -> None:
+    """Tells all that `command` has started to stop, and lets it start no more. `fit` saves before it ends."""
+    with _STARTING:
+        STOPPED.set()
+        for process in RUNNING:
+            process.terminate()
 
 
 def accuracies(printed: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ import pytest
 from forks import command
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import accuracy, page, reference_epochs, tuning
+from benchmarks import accuracy, page, reference_epochs, time_to_accuracy, tuning
 from benchmarks.measure import REPOSITORY
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
 
@@ -275,20 +276,56 @@ def fake_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 def test_what_is_terminated_leaves_nothing_training(tmp_path: Path) -> None:
     asked = ["quickstart", "--seeds=1", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path}", *TINY[:2], *TINY[4:]]
     endless = ["--trainer.max_epochs=100000", "--checkpoint.every_n_minutes=0.01"]
     with subprocess.Popen([sys.executable, "-m", "benchmarks.accuracy", *asked, *endless], cwd=REPOSITORY) as process:
-        while not list(tmp_path.rglob("last.ckpt")):
-            assert process.poll() is None
-            time.sleep(0.1)
-        process.terminate()
-    assert process.returncode != 0
-    # Only what has ended lets go of the folder and of its checkpoint.
-    (last,) = tmp_path.rglob("last.ckpt")
-    saved = last.stat().st_mtime_ns
-    time.sleep(2)
-    assert last.stat().st_mtime_ns == saved
+        deadline = time.monotonic() + 200
+        try:
+            while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.terminate()
+            assert process.wait(100) != 0
+        finally:
+            left = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if str(tmp_path) in started(folder)]
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+    assert left == []
+    assert len(list(tmp_path.rglob("last.ckpt"))) == 1
+    assert not list(tmp_path.glob("*.json"))
+
+
+def started(process: Path) -> str:
+    """The command line of a process, by its folder."""
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_who_waits_for_anothers_teacher_does_not_begin_when_told_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = list[str]()
+
+    def fit(*arguments: str) -> tuple[float, str]:
+        if time_to_accuracy.STOPPED.is_set():
+            raise InterruptedError
+        begun.append(arguments[0])
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert time_to_accuracy.STOPPED.wait(60)
+        raise subprocess.CalledProcessError(1, "fit")
+
+    monkeypatch.setattr(accuracy, "command", fit)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        accuracy.main(["depthwise_distilled", "dilated_separable_distilled", "--at_once=2", f"--output={tmp_path}"])
+    assert begun == ["fit"]
+    assert signal.getsignal(signal.SIGTERM) == before
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -305,6 +342,10 @@ def test_a_pages_figures_are_a_result(tmp_path: Path, monkeypatch: pytest.Monkey
         return 1.0, ""
 
     monkeypatch.setattr(page, "command", explain)
+    with pytest.raises(SystemExit, match="holds no run that was trained to its end"):
+        page.main(["net", f"--runs={tmp_path}", f"--output={tmp_path}"])
+    (tmp_path / "net" / "seed-3").mkdir(parents=True)
+    (tmp_path / "net" / "seed-3" / "asked.json").touch()
     page.main(["net", "--seed=3", f"--runs={tmp_path}", f"--output={tmp_path}"])
     text = (tmp_path / "page-net.json").read_text()
     found = json.loads(text)

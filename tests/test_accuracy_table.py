@@ -65,8 +65,8 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     header, settings = texts["configs/net.yaml"].split("trainer: ")
     trained = words.replace("JPEG", "trained on all 50,000 JPEG")
     assert header.replace("\n# ", " ") == (
-        f"# Net. Cost: 30 min on 2 CPU cores. Accuracy: {trained} (2 seeds; python -m benchmarks.accuracy net; "
-        "benchmarks/results/accuracy/net-*.json).\n"
+        f"# Net. Cost: 30 min on 2 CPU cores. Accuracy: {trained} (2 seeds; python -m benchmarks.accuracy net "
+        "--data_root data/cifar10-jpeg; benchmarks/results/accuracy/net-*.json).\n"
     )
     assert settings == "{}\n# Cost: no\n"
     assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: {}\n"
@@ -74,7 +74,8 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: {}\n"
     assert re.fullmatch(
         r"# R9. Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, begun on a GPU, 90 s on "
-        r"1 CPU core; python -m benchmarks.accuracy reference/r9; .*reference-r9-\*.json\).\ntrainer: \{\}\n",
+        r"1 CPU core; python -m benchmarks.accuracy reference/r9 --data_root data/cifar10-jpeg; "
+        r".*reference-r9-\*.json\).\ntrainer: \{\}\n",
         texts["configs/reference/r9.yaml"].replace("\n# ", " "),
     )
     # A second time nothing changes.
@@ -135,6 +136,13 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
     # Of the recipe as it was, or with options.
     assert cost(shared, settings="trainer: {}") == "not measured yet"
     assert cost(shared, further_options=["--x"]) == "not measured yet"
+
+
+def test_seeds_that_were_begun_elsewhere_are_counted() -> None:
+    here, there = {"accuracy": 1.0}, {"accuracy": 1.0, "begun_on": "a GPU"}
+    assert accuracy_figures.seeds([here]) == "1 seed"
+    assert accuracy_figures.seeds([there, there]) == "2 seeds, begun on a GPU"
+    assert accuracy_figures.seeds([here, there]) == "2 seeds, 1 of them begun on a GPU"
 
 
 def test_headers_lay_the_first_epochs_beside_the_published_ones(tmp_path: Path) -> None:

@@ -34,5 +34,10 @@ def test_jpeg_images_are_pillows_at_quality_75_in_the_published_order(
     jpeg_images.main(options)
     assert "the images that the results are of" in capsys.readouterr().out
     assert accuracy.kind_of(str(folder)) == "jpeg"
+    (folder / "test" / "horse" / "._0001.jpg").touch()
+    assert jpeg_images.are_those(folder)
+    (folder / "test" / "horse" / "1.PNG").touch()
+    assert not jpeg_images.are_those(folder)
+    (folder / "test" / "horse" / "1.PNG").unlink()
     (folder / "test" / "horse" / "0001.jpg").rename(folder / "test" / "horse" / "0009.jpg")
     assert jpeg_images.sha256_of(folder, "test") != digests["test"]

@@ -142,19 +142,35 @@ class TimeIsUp(Callback):
         trainer.should_stop = trainer.global_step == self.step
 
 
+class Clock(Callback):
+    """A figure that grows from one validation to the next."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("clock", float(trainer.global_step))
+
+
+@pytest.mark.parametrize("interval", [1.0, 0.5])
 @pytest.mark.parametrize("by_steps", [False, True])
 @pytest.mark.parametrize("ends_at", [4, 6, 9])
 def test_a_run_that_ended_inside_an_epoch_goes_on_with_the_rest_of_it(
-    tmp_path: Path, ends_at: int, by_steps: bool
+    tmp_path: Path, ends_at: int, by_steps: bool, interval: float
 ) -> None:
-    whole = fit(tmp_path, schedule=None, enable_checkpointing=False)
+    options: dict[str, Any] = {"schedule": None, "val_check_interval": interval}
+    whole = fit(tmp_path, enable_checkpointing=False, **options)
+    # The best one is of the last validation, which may follow the last step alone.
+    best = BestCheckpoint(dirpath=tmp_path, filename="best-{step}", monitor="clock", mode="max")
     last = LastCheckpoint()
     last.dirpath = str(tmp_path)
+    callbacks = [Clock(), *([] if by_steps else [TimeIsUp(ends_at)]), best, last]
     end: dict[str, Any] = {"max_steps": ends_at} if by_steps else {}
-    callbacks = [last] if by_steps else [TimeIsUp(ends_at), last]
-    fit(tmp_path, schedule=None, ends_at=ends_at, callbacks=callbacks, **end)
+    fit(tmp_path, ends_at=ends_at, callbacks=callbacks, **end, **options)
+    states = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    # There is none before the first validation.
+    named = Path(states[best.state_key]["best_model_path"]).name
+    assert named == "".join(path.name for path in tmp_path.glob("best*"))
+    assert named or (by_steps and (ends_at, interval) == (4, 1.0))
     more: dict[str, Any] = {"max_steps": 12} if by_steps else {}
-    resumed = fit(tmp_path, schedule=None, ckpt_path=tmp_path / "last.ckpt", enable_checkpointing=False, **more)
+    resumed = fit(tmp_path, ckpt_path=tmp_path / "last.ckpt", enable_checkpointing=False, **more, **options)
     assert_equal(whole, resumed)
 
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_warn
@@ -69,7 +70,7 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``: of the end of an epoch, of every so many minutes, and of where a run ended or was told to.
+    """Keeps ``last.ckpt``: of the end of an epoch, of every so many minutes, and of where a run ended or was stopped.
 
     ModelCheckpoint's own ``save_last`` writes only when its metric improves. After any other exception the run may
     stand in the middle of a step, and the checkpoint before is the one to trust.
@@ -80,6 +81,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, every_n_minutes: float | None = None) -> None:
         self.by_epoch = by_epoch = every_n_minutes is None
+        self._inside_an_epoch = False
         super().__init__(
             filename=LAST,
             monitor=None,
@@ -93,13 +95,34 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves if it is time, or behind the next batch that allows it; and behind the last step inside an epoch."""
-        if not may_pause(trainer, batch_idx):
-            return
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        """Saves if it is time, or behind the next batch that allows it; and where the run ends inside an epoch."""
+        if may_pause(trainer, batch_idx):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._save_if_it_ends_here(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves where the run ends inside an epoch, behind a step that validation follows."""
+        super().on_validation_end(trainer, pl_module)
+        if not trainer.is_last_batch:
+            self._save_if_it_ends_here(trainer)
+
+    def _save_if_it_ends_here(self, trainer: Trainer) -> None:
         if self.by_epoch and ends_here(trainer) and not self._should_skip_saving_checkpoint(trainer):
             # Afterwards the epoch counts as a whole one, and a run that goes on would leave the rest of it out.
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._inside_an_epoch = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves; where the run ended inside the epoch, only what has become of the best checkpoint since."""
+        inside, self._inside_an_epoch = self._inside_an_epoch, False
+        if not inside:
+            super().on_train_epoch_end(trainer, pl_module)
+        elif trainer.is_global_zero:
+            path = self.best_model_path
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            for callback in trainer.checkpoint_callbacks:
+                content["callbacks"][callback.state_key] = callback.state_dict()
+            trainer.strategy.checkpoint_io.save_checkpoint(content, path)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes nothing over: its file has a name that never changes.

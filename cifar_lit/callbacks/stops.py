@@ -27,9 +27,10 @@ def may_pause(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def ends_here(trainer: Trainer) -> bool:
-    """Whether a run makes no step behind this one: it has made as many as it may, or its time is over."""
+    """Whether a run takes no further step: it has taken as many as it may, or its time is over."""
     loop = trainer.fit_loop
-    return trainer.global_step == loop.max_steps or (trainer.should_stop and loop._can_stop_early)
+    all_taken = loop.max_steps != -1 and trainer.global_step >= loop.max_steps
+    return all_taken or (trainer.should_stop and loop._can_stop_early)
 
 
 class Stopped(SystemExit):
@@ -64,7 +65,8 @@ class Stops(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes who listens."""
         self._signal, self._stepped = None, False
-        # Before every batch Lightning would wait for the device, to hear from rank zero of signals that come here.
+        # Lightning would ask before every batch whether rank zero got a SIGTERM, and wait for the device to hear it.
+        # This callback gets it instead, and asks seldom.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if threading.current_thread() is threading.main_thread():
             self._before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
