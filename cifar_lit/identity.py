@@ -2,10 +2,15 @@
 
 import hashlib
 import subprocess
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from cifar_lit.console import printable
+from cifar_lit.errors import UserError
 
 
 def git_commit(folder: Path) -> str | None:
@@ -37,3 +42,22 @@ def fingerprint(images: Any) -> str:
     digest.update(np.ascontiguousarray(images.pixels).data)
     digest.update(np.ascontiguousarray(images.labels).data)
     return digest.hexdigest()
+
+
+def same_classes(learnt: Sequence[str], classes: Sequence[str], who: str) -> None:
+    """Sees to it that a network is asked about the classes that it learnt.
+
+    Args:
+        learnt: Their names, in the order of its logits.
+        classes: Those of the data.
+        who: Learnt them, for messages.
+
+    Raises:
+        UserError: They are others, or stand in another order.
+    """
+    for theirs, ours in zip_longest(learnt, classes, fillvalue=""):
+        if theirs != ours:
+            raise UserError(
+                f"{who} has learnt other classes than those of the data ({printable(theirs) or 'none'} where they have "
+                f"{printable(ours) or 'none'}): give the data that it was trained on."
+            )

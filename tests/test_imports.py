@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "console": {"errors"},
     "runs": {"errors", "console"},
     "precision": set(),
-    "identity": set(),
+    "identity": {"errors", "console"},
     "files": {"errors"},
     "ranks": set(),
     "schedules": {"errors"},

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from cifar_lit.classifier import Classifier
-from cifar_lit.console import printable, say
+from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import write_atomically
-from cifar_lit.identity import sha256_of
-from cifar_lit.runs import LAST, LOGS, checkpoints, load_checkpoint
+from cifar_lit.identity import same_classes, sha256_of
+from cifar_lit.runs import LAST, LOGS, SCALING, checkpoints, load_checkpoint
 
 # A checkpoint chooses among these alone: to name anything else would import it, and so execute what is in it.
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
@@ -24,7 +23,7 @@ ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
 RECIPE = re.compile(r"[\w-]+")
 # The copy in the folder of the run that it teaches.
 TEACHER = "teacher.ckpt"
-# Most that mean and deviation of the teacher's images may differ from these images', in deviations.
+# Most that mean and deviation of the teacher's images may be from those here, as a share of what is divided by.
 APART = 0.1
 
 
@@ -151,6 +150,11 @@ class Distillation(Callback):
                 f"The teacher saw images with normalize: {taught['normalize']}, and these have {own['normalize']}: "
                 "give both the same."
             )
+        if {"transforms"} <= taught.keys() & own.keys() and _scaling(taught) != _scaling(own):
+            raise UserError(
+                "The lists of transforms of the teacher and of this run do not normalise alike: give both the same "
+                "Normalize or ToFloat, or none."
+            )
         # Which images are held out.
         if differ & {"val_size", "split_seed"}:
             say("The teacher was trained on images that are held out here: validation accuracy is too good.")
@@ -164,12 +168,7 @@ class Distillation(Callback):
         if not states or not keys <= own.keys():
             return
         learnt = states[0]
-        for theirs, ours in zip_longest(learnt["class_names"], own["class_names"]):
-            if theirs != ours:
-                raise UserError(
-                    f"The teacher {self.path} has learnt other classes ({printable(str(theirs))} where the data have "
-                    f"{ours}): give one that was trained on them."
-                )
+        same_classes(learnt["class_names"], own["class_names"], f"The teacher {self.path}")
         alike = learnt["mean"].shape == own["mean"].shape and learnt["std"].shape == own["std"].shape
         # Of the deviation: a published constant and one that was computed differ by less.
         apart = [(learnt[key].float() - own[key]).abs() / own["std"] for key in ("mean", "std")] if alike else []
@@ -208,3 +207,8 @@ class Distillation(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps in mind which teacher a resumed run began with."""
         self._begun_with = state_dict
+
+
+def _scaling(settings: dict[str, Any]) -> list[Any]:
+    """Of a data module's settings, the transforms that normalise."""
+    return [one for one in settings["transforms"] or [] if str(one["class_path"]).endswith(SCALING)]

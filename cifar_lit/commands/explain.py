@@ -24,7 +24,7 @@ from cifar_lit.commands.evaluation import (
     load_weights,
     normalised_images,
 )
-from cifar_lit.commands.learnt_data import same_classes
+from cifar_lit.commands.learnt_data import take_learnt
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.figures import (
@@ -96,7 +96,7 @@ def explain(
     data = image_data(datamodule)
     ready_to_write(output_dir)
     content = load_weights(model, checkpoint)
-    same_classes(content, data.class_names, checkpoint)
+    take_learnt(content, data, checkpoint)
     predictions = evaluate(trainer, model, datamodule)
     run = run_of(checkpoint)
     provenance = gather_provenance(content, checkpoint, run, data)

@@ -14,7 +14,7 @@ from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from cifar_lit.commands.evaluation import gather_provenance, image_data, load_weights, normalised_images
-from cifar_lit.commands.learnt_data import preprocessing_in
+from cifar_lit.commands.learnt_data import preprocessing_in, take_learnt
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import ready_to_write, write_atomically
@@ -84,6 +84,7 @@ def export(
     ready_to_write(output_dir)
     content = load_weights(model, checkpoint)
     class_names, normalize = preprocessing_in(content, checkpoint)
+    take_learnt(content, data, checkpoint)
     data.prepare_data()
     data.setup("test")
     count = len(data.test_images.labels)

@@ -1,17 +1,16 @@
 """What a checkpoint keeps of the data that it learnt from: classes and normalisation."""
 
-from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
-
-# Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
-SCALING = (".Normalize", ".ToFloat")
+from cifar_lit.identity import same_classes
+from cifar_lit.runs import SCALING
 
 
 class Normalize(nn.Module):
@@ -54,21 +53,20 @@ def preprocessing_in(content: Mapping[str, Any], path: Path) -> tuple[tuple[str,
     return tuple(map(printable, states[0]["class_names"])), Normalize(states[0]["mean"], states[0]["std"])
 
 
-def same_classes(content: Mapping[str, Any], class_names: Sequence[str], path: Path) -> None:
-    """Sees to it that a network is asked about the classes that it learnt.
+def take_learnt(content: Mapping[str, Any], data: Any, path: Path) -> None:
+    """Has data normalise as the images were that a network learnt from, whatever other images they have.
 
     Args:
         content: What the checkpoint holds.
-        class_names: Of the data that are to be evaluated.
+        data: That are to be evaluated; asked if it is an `ImageDataModule`, or has ``class_names``.
         path: The checkpoint, for messages.
 
     Raises:
-        UserError: They are others, or stand in another order.
+        UserError: They have other classes.
     """
-    learnt = next((tuple(v["class_names"]) for v in content.values() if isinstance(v, dict) and "class_names" in v), ())
-    if learnt and learnt != tuple(class_names):
-        differ = next((pair for pair in zip_longest(learnt, class_names) if pair[0] != pair[1]), ("", ""))
-        raise UserError(
-            f"{path} has learnt other classes than those of the data ({differ[0]} where they have {differ[1]}): give "
-            "the data that it was trained on."
-        )
+    state = next((v for v in content.values() if isinstance(v, dict) and {"class_names", "mean"} <= v.keys()), None)
+    if state is None or not hasattr(data, "class_names"):
+        return
+    same_classes(state["class_names"], data.class_names, str(path))
+    if isinstance(data, LightningDataModule):
+        data.load_state_dict({key: state[key] for key in ("class_names", "mean", "std")})

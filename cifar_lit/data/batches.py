@@ -63,13 +63,21 @@ class TrainingPlan:
         rank: This process, from 0.
         world_size: Number of processes.
         drop_last: Leave the smaller batch at the end of an epoch out.
+        same_order: Visit the images of every epoch in the order of the first: for the trainer's ``overfit_batches``.
 
     Raises:
         UserError: A batch cannot be shared out among the ranks.
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, drop_last: bool = False
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+        same_order: bool = False,
     ) -> None:
         if batch_size % world_size:
             raise UserError(
@@ -86,6 +94,7 @@ class TrainingPlan:
             raise UserError(f"batch_size {batch_size} is more than the {size} training images: give a smaller one.")
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world_size = rank, world_size
+        self.same_order = same_order
         self._steps = size // batch_size if drop_last else math.ceil(size / batch_size)
         self._order_of: tuple[int, NDArray[np.int64]] | None = None
 
@@ -94,6 +103,7 @@ class TrainingPlan:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """The order in which an epoch visits the images, int64 (size,)."""
+        epoch = 0 if self.same_order else epoch
         if self._order_of is None or self._order_of[0] != epoch:
             self._order_of = epoch, np.random.default_rng([ORDER, self.seed, epoch]).permutation(self.size)
         return self._order_of[1]

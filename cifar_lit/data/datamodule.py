@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import albumentations as A
-import cv2
-import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
@@ -17,10 +15,9 @@ from cifar_lit.data.batches import BatchLoader, EvaluationPlan, TrainingPlan, ev
 from cifar_lit.data.device_batches import DeviceBatches
 from cifar_lit.data.device_executor import unsupported
 from cifar_lit.data.images import Images, is_plain, stratified_split
+from cifar_lit.data.statistics import channel_statistics, learnt_statistics, statistics_of
 from cifar_lit.data.worker_executor import WorkerExecutor
 from cifar_lit.errors import UserError
-
-PIXEL_MAX = 255.0
 
 
 class ImageDataModule(LightningDataModule):
@@ -87,6 +84,7 @@ class ImageDataModule(LightningDataModule):
         self._statistics: tuple[Tensor, Tensor] | None = None
         self._train_loader: BatchLoader | None = None
         self._resume_from: dict[str, Any] | None = None
+        self._learnt: dict[str, Any] | None = None
 
     @property
     @abstractmethod
@@ -107,10 +105,7 @@ class ImageDataModule(LightningDataModule):
 
     def channel_statistics(self, train: Images) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation of each channel over the training images, in [0, 1]."""
-        # OpenCV sums whole numbers, exactly, and takes a twentieth of NumPy's time. No image is flat in a channel
-        # that is to be divided by: 1/255 stands in for its deviation.
-        mean, std = cv2.meanStdDev(train.pixels.reshape(-1, train.pixels.shape[2], 3))
-        return (mean[:, 0] / PIXEL_MAX).tolist(), (np.maximum(std[:, 0], 1) / PIXEL_MAX).tolist()
+        return channel_statistics(train)
 
     def setup(self, stage: str | None = None) -> None:
         """Loads and splits the images, once."""
@@ -128,25 +123,21 @@ class ImageDataModule(LightningDataModule):
         else:
             kept, held_out = stratified_split(train.labels, self.val_size, self.split_seed)
             self.train_images, self.val_images = train.take(kept), train.take(held_out)
-        self._statistics = self._compute_statistics(train)
+        self._statistics = statistics_of(train, self.normalize, self.channel_statistics)
+        self._take_learnt()
 
-    def _compute_statistics(self, train: Images) -> tuple[Tensor, Tensor]:
-        """What to subtract and to divide by, on the scale of 0 to 255, in shapes that broadcast over (N, 3, H, W)."""
-        if self.normalize == "none":
-            return torch.zeros(1, 1, 1), torch.full((1, 1, 1), PIXEL_MAX)
-        if self.normalize == "pixel_mean":
-            mean_image = train.pixels.mean(axis=0, dtype=np.float64)
-            return torch.from_numpy(mean_image).float().permute(2, 0, 1), torch.full((1, 1, 1), PIXEL_MAX)
-        mean, std = (torch.tensor(s, dtype=torch.float32).view(3, 1, 1) for s in self.channel_statistics(train))
-        return mean * PIXEL_MAX, std * PIXEL_MAX
+    def _take_learnt(self) -> None:
+        """Has a trained network get its images as it learnt them: those to train on may have changed, or be others."""
+        if self._learnt is not None and self._statistics is not None:
+            self._statistics = learnt_statistics(self._learnt, self._statistics, self.class_names)
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented, sharded and resumable."""
         assert self.train_images is not None, "setup() comes first"
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        plan = TrainingPlan(
-            len(self.train_images), self.batch_size, seed, *self._rank_and_world_size(), drop_last=self.drop_last
-        )
+        overfit = self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
+        ranks = self._rank_and_world_size()
+        plan = TrainingPlan(len(self.train_images), self.batch_size, seed, *ranks, self.drop_last, same_order=overfit)
         if self._on_device():
             self._train_loader = self._device_loader(plan, self.train_images, self.transforms, seed)
         else:
@@ -244,7 +235,13 @@ class ImageDataModule(LightningDataModule):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lets the next training loader continue where the checkpoint's left off."""
+        """Lets the next training loader continue where the checkpoint's left off, and images be normalised alike.
+
+        Raises:
+            UserError: The checkpoint is of other classes.
+        """
+        self._learnt = state_dict
+        self._take_learnt()
         # Lightning has a way of its own to do this. But it forgets the position where the loader is asked for before
         # the loops are restored, as happens when a schedule asks for the number of steps.
         self._resume_from = state_dict.get("train_loader")

@@ -268,6 +268,18 @@ def test_a_teacher_that_saw_other_images(tmp_path: Path) -> None:
         started(Distillation(path))
 
 
+def test_a_teacher_whose_list_of_transforms_normalised(tmp_path: Path) -> None:
+    def listed(*names: str) -> dict[str, Any]:
+        return {"transforms": [{"class_path": f"albumentations.{name}"} for name in names]}
+
+    data = DigitsDataModule()
+    data.hparams.update(listed("HorizontalFlip"))
+    started(Distillation(a_teacher(tmp_path / "alike.ckpt", data=listed("VerticalFlip"))), data=data)
+    path = a_teacher(tmp_path / "teacher.ckpt", data=listed("VerticalFlip", "ToFloat"))
+    with pytest.raises(UserError, match="do not normalise alike"):
+        started(Distillation(path), data=data)
+
+
 @pytest.mark.parametrize(
     ("learnt", "words"),
     [
@@ -276,7 +288,7 @@ def test_a_teacher_that_saw_other_images(tmp_path: Path) -> None:
         ({"mean": 40.0}, "had another mean or deviation"),
         ({"std": 40.0}, "had another mean or deviation"),
         ({"mean": torch.zeros(3, 32, 32)}, "had another mean or deviation"),
-        ({"class_names": [*"0123456798"]}, "has learnt other classes (9 where the data have 8)"),
+        ({"class_names": [*"0123456798"]}, "has learnt other classes than those of the data (9 where they have 8)"),
     ],
 )
 def test_a_teacher_of_classes_or_images_of_another_kind(learnt: dict[str, Any], words: str, tmp_path: Path) -> None:

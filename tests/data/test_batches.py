@@ -4,11 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
+from cifar_lit.data import DigitsDataModule
 from cifar_lit.data.batches import BatchKey, BatchLoader, EvaluationPlan, TrainingPlan, evaluation_batch
 from cifar_lit.data.worker_executor import WorkerExecutor
 from cifar_lit.errors import UserError
+from cifar_lit.models import DepthwiseNet
 
 SIZE, BATCH = 23, 5
 
@@ -129,6 +132,30 @@ def test_evaluation_visits_every_image_once_in_as_many_batches_on_each_rank(batc
         assert max(lengths) <= batch_size
         # No more batches than it takes.
         assert len(shares[0]) == -(-len(visited(shares[0])) // batch_size)
+
+
+def test_the_same_images_in_every_epoch_where_they_are_to_be_overfitted() -> None:
+    data = DigitsDataModule(batch_size=8)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=3,
+        overfit_batches=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    seen = list[list[int]]()
+
+    class Seen(DepthwiseNet):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            seen.append(batch[1].tolist())
+            return super().training_step(batch, batch_idx)
+
+    trainer.fit(Seen(widths=[[4]], dropout=[0.0]), datamodule=data)
+    assert len(seen) == 6
+    assert seen[0] != seen[1]
+    assert seen[:2] == seen[2:4] == seen[4:]
 
 
 def test_evaluation_takes_fewer_of_larger_images_at_once() -> None:

@@ -300,6 +300,40 @@ def test_state_tells_class_names_and_statistics() -> None:
     np.testing.assert_allclose(state["std"].flatten(), pixels.std(axis=0), rtol=1e-5)
 
 
+class Brighter(TinyDataModule):
+    def load(self, split: Literal["train", "test"]) -> Images:
+        images = super().load(split)
+        return Images(images.pixels // 2 + 100, images.labels)
+
+
+@pytest.mark.parametrize("normalize", ["channel", "pixel_mean", "none"])
+@pytest.mark.parametrize("set_up_before", [False, True])
+def test_a_trained_network_gets_images_as_it_learnt_them(normalize: Any, set_up_before: bool) -> None:
+    learnt = ready(normalize=normalize)
+    other = Brighter(normalize=normalize)
+    if set_up_before:
+        other.setup()
+    other.load_state_dict(learnt.state_dict())
+    other.setup()
+    pixels = images_of(learnt.test_images)
+    assert torch.equal(normalised(other, pixels), normalised(learnt, pixels))
+    # Unless another way is asked for.
+    asked, own = Brighter(normalize="channel" if normalize == "none" else "none"), Brighter()
+    own.normalize = asked.normalize
+    asked.load_state_dict(learnt.state_dict())
+    asked.setup()
+    own.setup()
+    assert torch.equal(normalised(asked, pixels), normalised(own, pixels))
+
+
+def test_a_checkpoint_of_other_classes_is_refused() -> None:
+    data = ready()
+    with pytest.raises(UserError, match=r"other classes than those of the data \(ant where they have dog\)"):
+        data.load_state_dict({**data.state_dict(), "class_names": ["cat", "ant", "emu"]})
+    with pytest.raises(UserError, match=r"\(none where they have emu\)"):
+        data.load_state_dict({**data.state_dict(), "class_names": ["cat", "dog"]})
+
+
 def test_num_classes_follows_class_names() -> None:
     assert TinyDataModule().num_classes == 3
 
