@@ -50,6 +50,9 @@ class Curves(Callback):
         self._images = 0
         self._started = _Moment()
         self._ended: _Moment | None = None
+        # When validation began, until the next batch, and each time that it took within the epoch.
+        self._paused: _Moment | None = None
+        self._pauses: list[tuple[_Moment, _Moment]] = []
         self._epoch_ends = False
         #: Of the last finished training epoch, over all devices; None before.
         self.images_per_second: float | None = None
@@ -61,13 +64,20 @@ class Curves(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._images, self._started, self._ended = 0, _Moment(pl_module.device), None
+        self._paused, self._pauses = None, []
         self._epoch_ends = False
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Notes how long validation within an epoch took, with all that was drawn of it."""
+        if self._paused is not None:
+            self._pauses.append((self._paused, _Moment(pl_module.device)))
+            self._paused = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts images, logs now and then, and stops the clock behind the epoch's last batch."""
-        self._images += len(batch[0])
+        self._images += _count(batch)
         # Here and not at the epoch's end: validation runs in between.
         self._ended = _Moment(pl_module.device) if trainer.is_last_batch else None
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -81,7 +91,8 @@ class Curves(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock of an epoch that ends before its last batch; if it does not, the next batch takes it back."""
-        self._ended = self._ended or _Moment(pl_module.device)
+        self._paused = self._paused or _Moment(pl_module.device)
+        self._ended = self._ended or self._paused
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the throughput."""
@@ -89,7 +100,8 @@ class Curves(Callback):
         if self._images:
             # Stopped without a validation, it has come straight from the last batch.
             ended = self._ended or _Moment(pl_module.device)
-            self.images_per_second = self._images * trainer.world_size / ended.since(self._started)
+            seconds = ended.since(self._started) - sum(after.since(before) for before, after in self._pauses)
+            self.images_per_second = self._images * trainer.world_size / seconds
             self._log(trainer, {"run/images_per_second": self.images_per_second}, trainer.global_step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -117,6 +129,12 @@ class Curves(Callback):
     def _log(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
+
+
+def _count(batch: Any) -> int:
+    """Images in a batch, if it is one of ours: a tensor of images and others beside it."""
+    first = batch[0] if isinstance(batch, (list, tuple)) and batch else None
+    return len(first) if isinstance(first, torch.Tensor) else 0
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:

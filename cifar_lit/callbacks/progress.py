@@ -41,6 +41,8 @@ class EpochProgress(ProgressBar):
         self._loss: OnHost | None = None
         self._loss_read = 0.0
         self._accuracy: float | None = None
+        # Whether there was a validation since the last line.
+        self._validated = False
         self._started = 0.0
         self._steps_before = 0
         self._unreported: str | None = None
@@ -59,11 +61,12 @@ class EpochProgress(ProgressBar):
             tqdm.write(" ".join(map(str, args)), file=sys.stdout)
             sys.stdout.flush()
 
-    def _open(self, description: str, total: float) -> None:
+    def _open(self, description: str, total: float, done: int = 0) -> None:
         self._close()
         # disable=None: tqdm shows itself on a terminal only.
         self._bar = tqdm(
             desc=description,
+            initial=done,
             total=int(total) if total != float("inf") else None,
             unit=" batches",
             leave=False,
@@ -95,6 +98,10 @@ class EpochProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Moves the bar; twice a second it also shows a loss, without waiting for the device."""
+        if self._bar is None:
+            # The run goes on within an epoch, or validation has closed the bar.
+            self._unreported = self._unreported or self._epoch_name(trainer)
+            self._open(self._unreported, self.total_train_batches, batch_idx)
         self._advance()
         now = time.perf_counter()
         if self._bar is None or self._bar.disable or now - self._loss_read < LOSS_INTERVAL:
@@ -124,10 +131,12 @@ class EpochProgress(ProgressBar):
             return
         metrics = trainer.callback_metrics
         parts = []
-        for split in ("train", "val"):
+        # Metrics of an earlier validation are still there.
+        for split in ("train", "val") if self._validated else ("train",):
             loss, accuracy = metrics.get(f"{split}/loss"), metrics.get(f"{split}/accuracy")
             parts += [f"{split} loss {loss:.3f}"] if loss is not None else []
             parts += [f"accuracy {accuracy:6.2%}"] if accuracy is not None else []
+        self._validated = False
         curves = next((c for c in trainer.callbacks if isinstance(c, Curves)), None)  # type: ignore[attr-defined]
         if curves is not None and curves.images_per_second:
             parts.append(f"{curves.images_per_second:,.0f} images/s")
@@ -170,6 +179,7 @@ class EpochProgress(ProgressBar):
         """Closes the bar."""
         self._close()
         self.reset_dataloader_idx_tracker()
+        self._validated = not trainer.sanity_checking
         accuracy = trainer.callback_metrics.get("val/accuracy")
         # Read once: formatting a figure that is on a GPU waits for all that the GPU has to do.
         self._accuracy = None if accuracy is None else float(accuracy)

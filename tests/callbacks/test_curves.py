@@ -1,10 +1,14 @@
 """The throughput of an epoch is that of its steps, however the epoch ends."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from cifar_lit.callbacks.curves import Curves
 from cifar_lit.data import DigitsDataModule
@@ -41,8 +45,13 @@ class Speeds(Callback):
 
 @pytest.mark.parametrize(
     ("settings", "stop_at", "epochs"),
-    [({"max_epochs": 2}, None, 2), ({"max_steps": 6}, None, 2), ({"max_epochs": 3, "min_epochs": 0}, 6, 2)],
-    ids=["to its end", "max_steps within it", "stopped within it"],
+    [
+        ({"max_epochs": 2}, None, 2),
+        ({"max_steps": 6}, None, 2),
+        ({"max_epochs": 3, "min_epochs": 0}, 6, 2),
+        ({"max_epochs": 2, "val_check_interval": 0.5}, None, 2),
+    ],
+    ids=["to its end", "max_steps within it", "stopped within it", "validated within it"],
 )
 def test_images_a_second(settings: dict[str, Any], stop_at: int | None, epochs: int) -> None:
     curves = Curves()
@@ -63,3 +72,32 @@ def test_images_a_second(settings: dict[str, Any], stop_at: int | None, epochs: 
     for speed in speeds.found:
         # Never faster than its steps take, and not as slow as with validation among them.
         assert 20 / (STEP + VALIDATION / 4) < speed < 20 / STEP
+
+
+class Dictionaries(LightningModule):
+    """A module, and batches, of another kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return self.layer(batch["x"]).mean()  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_batches_of_another_kind_are_not_counted(tmp_path: Path) -> None:
+    curves = Curves()
+    trainer = Trainer(
+        default_root_dir=tmp_path,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+        callbacks=[curves],
+    )
+    trainer.fit(Dictionaries(), DataLoader([{"x": torch.ones(2)}] * 4, batch_size=2))  # type: ignore[arg-type]
+    assert curves.images_per_second is None

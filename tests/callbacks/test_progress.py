@@ -1,0 +1,83 @@
+"""A line for every epoch, and a bar that is there as long as it runs."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from tqdm import tqdm
+
+from cifar_lit.callbacks.progress import EpochProgress
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.models import DepthwiseNet
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Shown(tqdm):
+    """A bar as on a terminal."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "disable": False})
+
+
+@pytest.fixture(autouse=True)
+def _on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar_lit.callbacks.progress.tqdm", Shown)
+
+
+class Bars(Callback):
+    """Notes what the bar shows behind every batch."""
+
+    def __init__(self, progress: EpochProgress) -> None:
+        self.progress, self.seen = progress, list[tuple[str, int]]()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        bar = self.progress._bar
+        assert bar is not None
+        self.seen.append((bar.desc, int(bar.n)))
+
+
+def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, **settings: Any) -> list[tuple[str, int]]:
+    progress = EpochProgress()
+    bars = Bars(progress)
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=bool(callbacks),
+        enable_model_summary=False,
+        limit_train_batches=4,
+        limit_val_batches=1,
+        callbacks=[progress, bars, *callbacks],
+        **{"max_epochs": 2, **settings},
+    )
+    model = DepthwiseNet(widths=[[4]], dropout=[0.0])
+    trainer.fit(model, datamodule=DigitsDataModule(batch_size=20), ckpt_path=ckpt_path, weights_only=True)
+    return bars.seen
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return re.findall(r"Epoch .*", capsys.readouterr().out)
+
+
+def test_validation_within_an_epoch_leaves_the_bar(tmp_path: Path) -> None:
+    whole = [(f"Epoch {epoch}/2", batch) for epoch in (1, 2) for batch in (1, 2, 3, 4)]
+    assert fit(tmp_path, val_check_interval=0.5) == whole
+
+
+def test_a_run_that_goes_on_within_an_epoch_shows_the_rest_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(tmp_path, ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1))
+    capsys.readouterr()
+    seen = fit(tmp_path, ckpt_path=tmp_path / "step=2.ckpt")
+    assert seen == [("Epoch 1/2", 3), ("Epoch 1/2", 4), *(("Epoch 2/2", batch) for batch in (1, 2, 3, 4))]
+    assert [line[:9] for line in lines(capsys)] == ["Epoch 1/2", "Epoch 2/2"]
+
+
+def test_a_line_tells_of_validation_in_its_own_epoch_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, max_epochs=4, check_val_every_n_epoch=2)
+    assert ["val loss" in line for line in lines(capsys)] == [False, True, False, True]
