@@ -1,5 +1,8 @@
 """Loss and accuracy of a split, accumulated on the device and read once an epoch."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -34,6 +37,13 @@ class MeanLoss(Metric):
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        """Moves, but keeps counting in float32 where a module is turned to 16 bits: these would soon add nothing."""
+        super()._apply(fn, *args, **kwargs)
+        if self.total.dtype in (torch.float16, torch.bfloat16):
+            self.total, self._defaults["total"] = self.total.float(), torch.tensor(0.0)
+        return self
+
     def update(self, loss: Tensor, images: int | None = None) -> None:
         """Counts losses (n,) of single images, or quicker and not to the last digit, the mean loss () of ``images``."""
         if images is None:
@@ -42,7 +52,7 @@ class MeanLoss(Metric):
             self.total += loss.where(~exact, 0).sum()
             self.count += len(loss)
         else:
-            self.total += loss * images
+            self.total += loss.float() * images
             self.count += images
 
     def compute(self) -> Tensor:

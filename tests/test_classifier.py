@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -54,6 +55,16 @@ def test_the_mean_loss_is_the_same_to_the_last_digit_in_any_order(shift: float) 
         found.add(mean.compute().item())
     (same,) = found
     assert same == pytest.approx(losses.double().mean().item(), rel=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_mean_loss_is_counted_in_float32_also_where_a_module_is_not(dtype: torch.dtype) -> None:
+    scores = Scores(3).to(dtype)
+    for _ in range(2):
+        for _ in range(400):
+            scores.loss.update(torch.tensor(1.5, dtype=dtype), 128)
+        assert scores.loss.compute() == 1.5
+        scores.reset()
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
@@ -370,7 +381,7 @@ def test_what_was_counted_goes_on_where_the_network_is() -> None:
     scores.update(*(tensor.to("meta") for tensor in (torch.tensor(0.5), torch.eye(3), torch.arange(3))))
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 def test_gradients_are_clipped_also_for_a_fused_optimizer(tmp_path: Path, precision: Any) -> None:
     norms: list[float] = []
 
@@ -381,7 +392,12 @@ def test_gradients_are_clipped_also_for_a_fused_optimizer(tmp_path: Path, precis
 
     model = Clipped()
     limits: dict[str, Any] = {"limit_train_batches": 3, "limit_val_batches": 0, "gradient_clip_val": 0.01}
-    run = trainer(tmp_path, precision=precision, **limits)
+    if precision == "16-mixed":
+        # Which Lightning gives to GPUs only.
+        limits["plugins"] = MixedPrecision(precision, "cpu", torch.amp.GradScaler("cpu"))
+    else:
+        limits["precision"] = precision
+    run = trainer(tmp_path, **limits)
     run.fit(model, DigitsDataModule())
     assert run.optimizers[0].param_groups[0]["fused"]
     assert norms == pytest.approx([0.01] * 3, rel=1e-3)

@@ -19,6 +19,7 @@ from cifar_lit.callbacks.record import Evaluated, Record
 from cifar_lit.errors import UserError
 from cifar_lit.explain.figures import to_rgb
 from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
+from cifar_lit.explain.network import network_of
 from cifar_lit.explain.scoring import Predictions
 
 MOST_GROUPS = 3
@@ -68,10 +69,7 @@ class Panel(Callback, ABC):
             self.record.say_once(f"{type(pl_module).__name__} names no cam_layer: add the property to see Grad-CAM.")
             return None
         # A module may call its network compiled, where nothing can look in. So the network itself, if that is all.
-        net = getattr(pl_module, "net", None)
-        if isinstance(net, nn.Module) and len([*net.parameters()]) == len([*pl_module.parameters()]):
-            return Attention(net, layer, method)
-        return Attention(pl_module, layer, method)
+        return Attention(network_of(pl_module), layer, method)
 
     @contextmanager
     def harmless(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import cifar_lit
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
+from cifar_lit.explain.network import network_of
 from cifar_lit.explain.scoring import Predictions
 from cifar_lit.identity import fingerprint
 from cifar_lit.runs import load_checkpoint
@@ -87,9 +88,7 @@ def cam_target_of(model: LightningModule) -> tuple[nn.Module, nn.Module] | None:
         return None
     # The network itself, if that is all there is: a module may call it compiled, past the layers of a copy, and a copy
     # of the module would keep its activations until the next collection of garbage, 165 MB a call.
-    net = getattr(model, "net", None)
-    whole = isinstance(net, nn.Module) and len([*net.parameters()]) == len([*model.parameters()])
-    return (net if whole else model), layer  # type: ignore[return-value]
+    return network_of(model), layer
 
 
 class _Logits(LightningModule):

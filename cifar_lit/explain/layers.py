@@ -20,6 +20,7 @@ from cifar_lit.explain.layer_kinds import (
     kind,
 )
 from cifar_lit.explain.layer_rows import LayerRow, LayerTable
+from cifar_lit.explain.network import network_of
 from cifar_lit.explain.operation_rules import Operation, tensors
 from cifar_lit.explain.tracing import FieldTracer, Unknown
 
@@ -85,15 +86,8 @@ def network_table(model: nn.Module, image_size: Any) -> LayerTable:
     except (TypeError, ValueError):
         wanted = "a number of pixels or a pair of them"
         raise ValueError(f"the images' size is {image_size!r}, where {wanted} is wanted") from None
-    net = getattr(model, "net", None)
     # A module that keeps layers beside its net, or does more than to call it, is described whole.
-    # That of `Classifier` is known by its name: this module is below it, and does not import it.
-    forward = getattr(type(model), "forward", None)
-    named = getattr(forward, "__module__", None), getattr(forward, "__qualname__", None)
-    calls_net = named == ("cifar_lit.classifier", "Classifier.forward")
-    if not calls_net or not isinstance(net, nn.Module) or len([*net.parameters()]) < len([*model.parameters()]):
-        net = model
-    return layer_table(net, input_size)
+    return layer_table(network_of(model), input_size)
 
 
 class _Walk:
