@@ -34,11 +34,12 @@ from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.callbacks.settings import SaveFitConfig
 from cifar_lit.callbacks.stops import Stopped, Stops
 from cifar_lit.checkpoint_io import with_atomic_saving
+from cifar_lit.commands.learnt_data import take_learnt
 from cifar_lit.commands.pictures import stand_in_for_data
 from cifar_lit.console import TRACEBACK_VARIABLE, exit_with, hush_libraries, say
 from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
-from cifar_lit.precision import choose_precision
+from cifar_lit.precision import can_use, choose_precision
 from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
 from cifar_lit.runs import BEST, LOGS, find_checkpoint, load_checkpoint, recipe_name, run_of, with_own_config
 from cifar_lit.trainer import CifarTrainer
@@ -145,12 +146,7 @@ class CifarCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Sees to it that what is asked for is there."""
         trainer = self._settings.trainer
-        has_gpu = {
-            "cuda": torch.cuda.is_available(),
-            "mps": torch.backends.mps.is_available(),
-            "gpu": torch.cuda.is_available() or torch.backends.mps.is_available(),
-        }
-        if not has_gpu.get(str(trainer.accelerator), True):
+        if not can_use(str(trainer.accelerator)):
             raise UserError("There is no such GPU that torch can use: leave --trainer.accelerator out, or give cpu.")
         needs_data = self.subcommand != "summary" and str(self._settings.model.class_path).startswith("cifar_lit.")
         if needs_data and self._settings.data is None:
@@ -160,19 +156,22 @@ class CifarCLI(LightningCLI):
             content = load_checkpoint(self.checkpoint)
             self._settings.data = dict_to_namespace(stand_in_for_data(content, self.checkpoint))
         if self.subcommand in ("summary", "explain", "export"):
-            # They run in one process; only `fit` and what measures it is worth several.
-            trainer.logger, trainer.enable_checkpointing, trainer.devices = False, False, 1
+            # They run in one process, without what only training needs, such as a run's own ModelCheckpoint.
+            trainer.logger, trainer.enable_checkpointing, trainer.callbacks = False, False, None
+            trainer.devices, trainer.num_nodes = 1, 1
 
     def before_validate(self) -> None:
-        """Lets figures and pictures of an evaluation stand at the step of its checkpoint, not at 0."""
+        """Has images normalised as the checkpoint's were; figures and pictures stand at its step, not at 0."""
         if self.checkpoint is not None:
-            step = int(load_checkpoint(self.checkpoint).get("global_step", 0))
+            content = load_checkpoint(self.checkpoint)
+            take_learnt(content, self.datamodule, self.checkpoint)
+            step = int(content.get("global_step", 0))
             loop = self.trainer.fit_loop.epoch_loop
             # Counted from 0, as in `fit`.
             loop._batches_that_stepped = max(step - 1, 0)
             loop.automatic_optimization.optim_progress.optimizer.step.total.completed = step
 
-    before_test = before_validate
+    before_test = before_predict = before_validate
 
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Adds what every run has: progress, curves, checkpoints, and TensorBoard unless there is another logger."""

@@ -1,4 +1,4 @@
-"""Chooses the numbers to compute in where nobody said."""
+"""Chooses the numbers to compute in where nobody said, and knows which GPUs there are."""
 
 import platform
 from typing import Literal
@@ -23,6 +23,13 @@ def choose_precision(accelerator: str) -> tuple[Precision, str]:
     if accelerator in ("auto", "cpu") and _cpu_has_bfloat16():
         return "bf16-mixed", "this CPU computes in bfloat16 natively"
     return "32-true", "this processor has no native bfloat16"
+
+
+def can_use(accelerator: str) -> bool:
+    """Whether torch can use the GPU that a trainer's ``accelerator`` names; any other is taken as given."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found["gpu"] = any(found.values())
+    return found.get(accelerator, True)
 
 
 def _cpu_has_bfloat16() -> bool:

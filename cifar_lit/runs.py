@@ -19,6 +19,8 @@ CONFIG = "config.yaml"
 # Classes that a checkpoint may choose. To name another imports its module, and so executes what is in it.
 CHOOSABLE = re.compile(r"(cifar_lit|albumentations|torch\.optim)(\.\w+)*\.[A-Z]\w*|\w+")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+# Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
+SCALING = (".Normalize", ".ToFloat")
 BEST = "best"
 LAST = "last"
 
@@ -43,7 +45,8 @@ def _accuracy(checkpoint: Path) -> float:
 def _best_of(files: list[Path]) -> Path:
     """The one of a run's best checkpoints, all in one folder, that its last one names; else the most accurate."""
     last = files[0].with_name(f"{LAST}.ckpt")
-    if len(files) > 1 and last.is_file():
+    # It does not know of one that is newer.
+    if len(files) > 1 and last.is_file() and last.stat().st_mtime >= max(file.stat().st_mtime for file in files):
         # What is monitored need not be the accuracy in the name.
         with contextlib.suppress(UserError):
             states = load_checkpoint(last).get("callbacks", {}).values()
@@ -60,7 +63,7 @@ def checkpoints(kind: str, root: Path, recipe: str | None = None) -> list[Path]:
     """The checkpoints of all runs, the oldest first.
 
     Args:
-        kind: ``best`` or ``last``.
+        kind: ``best`` or ``last``, or nothing for any.
         root: Folder that holds ``lightning_logs``.
         recipe: Look only among the runs of this recipe.
     """
@@ -80,13 +83,19 @@ def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Pa
         UserError: There is none, or it is damaged.
     """
     if ckpt_path in (BEST, LAST):
-        found = checkpoints(ckpt_path, root, recipe)
-        if not found:
+        every = checkpoints("", root, recipe)
+        if not every:
             raise UserError(
                 f"{_folder_of_runs(root, recipe)} holds no run with a {ckpt_path} checkpoint: train one with `fit`, "
                 "afresh without --ckpt_path, or give --ckpt_path FILE."
             )
-        path = _best_of([file for file in found if file.parent == found[-1].parent])
+        # An older run's would be taken for the newest one's.
+        newest = every[-1].parent
+        found = [file for file in every if file.parent == newest and file.name.startswith(ckpt_path)]
+        if not found:
+            others = "--ckpt_path last or FILE" if ckpt_path == BEST else "--ckpt_path FILE"
+            raise UserError(f"The newest run, {newest.parent}, has no {ckpt_path} checkpoint: give {others}.")
+        path = _best_of(found)
     else:
         path = Path(ckpt_path)
         if not path.is_file():
@@ -183,7 +192,8 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
     else:
         say("Settings of the checkpoint")
         config = settings_in(checkpoint)
-    return [args[0], "--config", config, *args[1:], f"--ckpt_path={checkpoint}"]
+    # It may have been trained on several machines, and this is one of them.
+    return [args[0], "--config", config, "--trainer.num_nodes=1", *args[1:], f"--ckpt_path={checkpoint}"]
 
 
 def _asks(arg: str) -> bool:

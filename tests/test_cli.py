@@ -25,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cifar_lit.cli import DEFAULTS, main
 from cifar_lit.data import CIFAR10DataModule
+from cifar_lit.errors import UserError
 from cifar_lit.models import ResNetV1
 from cifar_lit.runs import find_checkpoint, with_own_config
 
@@ -120,6 +121,19 @@ def test_test_and_predict_take_the_newest_best_checkpoint(capsys: pytest.Capture
     assert sum(float(rows[0][f"p_{digit}"]) for digit in range(10)) == pytest.approx(1, abs=1e-4)
 
 
+def test_a_run_on_several_machines_with_its_own_checkpoints_is_looked_at_on_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = fit("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"]["num_nodes"] = 2
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    for command in ("summary", "explain", "test"):
+        main([command])
+    assert "test/accuracy" in capsys.readouterr().out
+    assert (run / "explain" / "report.html").is_file()
+
+
 def test_validate_and_a_config_given_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     fit()
     main(["validate", "--config", "tiny.yaml", "--ckpt_path", "last"])
@@ -149,6 +163,18 @@ def test_a_resumed_run_remembers_its_best(capsys: pytest.CaptureFixture[str]) ->
     assert best.name in capsys.readouterr().out.splitlines()[-2]
     assert find_checkpoint("best", Path()) == best
     assert len(scalars(run / "val")["accuracy"]) == 2
+
+
+def test_of_an_older_run_the_best_checkpoint_is_not_taken() -> None:
+    for i, name in enumerate(("version_0/checkpoints/best", "version_1/checkpoints/last")):
+        path = Path("lightning_logs/r", f"{name}.ckpt")
+        path.parent.mkdir(parents=True)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("data", "")
+        os.utime(path, (i, i))
+    with pytest.raises(UserError, match=r"r.version_1, has no best checkpoint: give --ckpt_path last"):
+        find_checkpoint("best", Path())
+    assert find_checkpoint("last", Path()) == path
 
 
 def test_of_several_best_checkpoints_the_best_is_taken() -> None:
