@@ -204,7 +204,8 @@ class Classifier(ResumableModule):
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook: the optimizer, and its schedule told the number of steps."""
-        if self._replays_graphs and self.trainer.accumulate_grad_batches > 1:
+        replays_graphs = self.compile_mode in ("reduce-overhead", "max-autotune") and self.device.type == "cuda"
+        if replays_graphs and self.trainer.accumulate_grad_batches > 1:
             # The next batch's graph writes over the gradients that were kept of this one's (pytorch issue 169545).
             raise UserError(
                 "compile_mode=reduce-overhead and max-autotune gather no gradients over several batches on a GPU: give "
@@ -221,10 +222,6 @@ class Classifier(ResumableModule):
                 "monitor": getattr(schedule, "monitor", None),
             },
         }
-
-    @property
-    def _replays_graphs(self) -> bool:
-        return self.compile_mode in ("reduce-overhead", "max-autotune") and self.device.type == "cuda"
 
     def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
         """As this run's settings make them."""
