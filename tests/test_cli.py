@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import select
@@ -272,13 +273,35 @@ def test_an_evaluation_stands_at_the_step_of_its_checkpoint() -> None:
     assert {event.step for event in images.Images("val/confusion")} == {6}
 
 
-def test_ones_own_pictures_need_no_data() -> None:
+def write_images(side: int) -> None:
     for split in ("train", "test"):
         for name in ("cat", "dog", "eel"):
             folder = Path("images", split, name)
             folder.mkdir(parents=True)
             for i in range(4):
-                Image.new("RGB", (16, 16), (i * 9, 50, 90)).save(folder / f"{i}.png")
+                Image.new("RGB", (side, side), (i * 9, 50, 90)).save(folder / f"{i}.png")
+
+
+def test_test_images_are_normalised_as_the_network_learnt_whatever_lies_beside_them() -> None:
+    write_images(32)
+    run = fit("--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3")
+    found = []
+    for red in (200, 0):
+        for command in ("predict", "explain"):
+            main([command])
+        tables = [(run / name).read_text() for name in ("predictions.csv", "explain/predictions.csv")]
+        found.append((*tables, json.loads((run / "explain" / "metrics.json").read_text())["loss"]))
+        for path in Path("images", "train").rglob("*.png"):
+            Image.new("RGB", (32, 32), (red, 200, 200)).save(path)
+    assert found[0] == found[1]
+    Path("images", "test", "eel").rename(Path("images", "test", "fly"))
+    Path("images", "train", "eel").rename(Path("images", "train", "fly"))
+    with pytest.raises(SystemExit, match=r"other classes than those of the data \(eel where they have fly\)"):
+        main(["test"])
+
+
+def test_ones_own_pictures_need_no_data() -> None:
+    write_images(16)
     fit("--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3", "--data.image_size=16")
     Path("images").rename("own")
     main(["predict", "--images=own", "--overlays=true", "--method=HiResCAM"])
@@ -317,12 +340,7 @@ def test_ones_own_model_and_data_by_import_path(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_number_of_classes_flows_from_the_data() -> None:
-    for split in ("train", "test"):
-        for name in ("cat", "dog", "eel"):
-            folder = Path("images", split, name)
-            folder.mkdir(parents=True)
-            for i in range(4):
-                Image.new("RGB", (32, 32), (i * 9, 50, 90)).save(folder / f"{i}.png")
+    write_images(32)
     run = fit("--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3")
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["state_dict"]["net.fc.weight"].shape == (3, 64)
