@@ -194,7 +194,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options.set_defaults(output=RESULTS / "accuracy")
     given, further = options.parse_known_args(args)
     # What is there of the same run would not be trained again.
-    anew = given.output != RESULTS / "accuracy"
+    anew = given.output.resolve() != (RESULTS / "accuracy").resolve()
     runs_root = given.runs or (given.output / "runs" if anew else Path("lightning_logs", "accuracy"))
     hush_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -216,12 +216,11 @@ def main(args: Sequence[str] | None = None) -> None:
         save(name, {**same, "data": kind_of(given.data_root), **shared, **figures}, given.output)
 
     seeds = range(given.first_seed, given.first_seed + given.seeds)
-    STOPPED.clear()
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ThreadPoolExecutor(given.at_once) as pool:
-            runs = [pool.submit(run, recipe, seed) for seed in seeds for recipe in given.recipes]
             try:
+                runs = [pool.submit(run, recipe, seed) for seed in seeds for recipe in given.recipes]
                 wait(runs)
             except KeyboardInterrupt:
                 # Nothing may go on training in a folder that a later call would train in, too.
@@ -230,6 +229,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 raise
     finally:
         signal.signal(signal.SIGTERM, before)
+        STOPPED.clear()
     for one in runs:
         # What it failed of: the others have gone on.
         one.result()

@@ -57,7 +57,7 @@ def stop_commands() -> None:
     """Tells all that `command` has started to stop, and lets it start no more. `fit` saves before it ends."""
     with _STARTING:
         STOPPED.set()
-        for process in RUNNING:
+        for process in tuple(RUNNING):
             process.terminate()
 
 

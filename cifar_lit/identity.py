@@ -55,9 +55,10 @@ def same_classes(learnt: Sequence[str], classes: Sequence[str], who: str) -> Non
     Raises:
         UserError: They are others, or stand in another order.
     """
-    for theirs, ours in zip_longest(learnt, classes, fillvalue=""):
-        if theirs != ours:
+    for pair in zip_longest(learnt, classes, fillvalue="none"):
+        theirs, ours = (printable(str(name)) for name in pair)
+        if pair[0] != pair[1]:
             raise UserError(
-                f"{who} has learnt other classes than those of the data ({printable(theirs) or 'none'} where they have "
-                f"{printable(ours) or 'none'}): give the data that it was trained on."
+                f"{who} has learnt other classes than those of the data ({theirs} where they have {ours}): give the "
+                "data that it was trained on."
             )

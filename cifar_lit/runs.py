@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import re
 import zipfile
 from collections.abc import Collection, Iterator
@@ -43,15 +44,17 @@ def _accuracy(checkpoint: Path) -> float:
 
 
 def _best_of(files: list[Path]) -> Path:
-    """The one of a run's best checkpoints, all in one folder, that its last one names; else the most accurate."""
-    last = files[0].with_name(f"{LAST}.ckpt")
-    # It does not know of one that is newer.
-    if len(files) > 1 and last.is_file() and last.stat().st_mtime >= max(file.stat().st_mtime for file in files):
-        # What is monitored need not be the accuracy in the name.
-        with contextlib.suppress(UserError):
-            states = load_checkpoint(last).get("callbacks", {}).values()
-            named = {Path(state["best_model_path"]).name for state in states if "best_model_path" in state}
-            files = [file for file in files if file.name in named] or files
+    """Of a run's best checkpoints, all in one folder, the one that it held for the best; else the most accurate."""
+    if len(files) > 1:
+        # What is monitored need not be the accuracy in the name. Each knows what was the best when it was written.
+        latest: dict[str, Any] = {}
+        for path in (files[0].with_name(f"{LAST}.ckpt"), *files):
+            with contextlib.suppress(UserError):
+                content = load_checkpoint(path)
+                latest = max(latest, content, key=lambda one: one.get("global_step", -1))
+        states = [state for state in latest.get("callbacks", {}).values() if isinstance(state, dict)]
+        named = {Path(state["best_model_path"]).name for state in states if "best_model_path" in state}
+        files = [file for file in files if file.name in named] or files
     return max(files, key=_accuracy)
 
 
@@ -192,8 +195,9 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
     else:
         say("Settings of the checkpoint")
         config = settings_in(checkpoint)
-    # It may have been trained on several machines, and this is one of them.
-    return [args[0], "--config", config, "--trainer.num_nodes=1", *args[1:], f"--ckpt_path={checkpoint}"]
+    # It may have been trained on several machines, and this is one of them, unless a launcher says otherwise.
+    nodes = [] if {"WORLD_SIZE", "SLURM_NNODES"} & os.environ.keys() else ["--trainer.num_nodes=1"]
+    return [args[0], "--config", config, *nodes, *args[1:], f"--ckpt_path={checkpoint}"]
 
 
 def _asks(arg: str) -> bool:

@@ -41,7 +41,7 @@ class MeanLoss(Metric):
         """Moves, but keeps counting in float32 where a module is turned to 16 bits: these would soon add nothing."""
         super()._apply(fn, *args, **kwargs)
         if self.total.dtype in (torch.float16, torch.bfloat16):
-            self.total, self._defaults["total"] = self.total.float(), torch.tensor(0.0)
+            self.total, self._defaults["total"] = self.total.float(), torch.tensor(0.0, dtype=torch.float32)
         return self
 
     def update(self, loss: Tensor, images: int | None = None) -> None:
@@ -52,7 +52,7 @@ class MeanLoss(Metric):
             self.total += loss.where(~exact, 0).sum()
             self.count += len(loss)
         else:
-            self.total += loss.float() * images
+            self.total += loss.to(self.total.dtype) * images
             self.count += images
 
     def compute(self) -> Tensor:

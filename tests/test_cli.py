@@ -189,8 +189,15 @@ def test_of_several_best_checkpoints_the_best_is_taken() -> None:
     assert "0.9200" in find_checkpoint("best", Path()).name
     # What is monitored may be something else.
     states = {"BestCheckpoint{'monitor': 'val/loss'}": {"best_model_path": f"elsewhere/{path.name}"}, "EMA": {}}
-    torch.save({"callbacks": states}, folder / "last.ckpt")
+    torch.save({"callbacks": states, "global_step": 8}, folder / "last.ckpt")
     assert find_checkpoint("best", Path()) == path
+    # The last one does not know of what was saved behind it.
+    better = folder / "best-epoch=003-val_accuracy=0.9110.ckpt"
+    states["BestCheckpoint{'monitor': 'val/loss'}"] = {"best_model_path": str(better)}
+    torch.save({"callbacks": states, "global_step": 9}, better)
+    os.utime(better, (0, 0))
+    assert find_checkpoint("best", Path()) == better
+    better.unlink()
     (folder / "last.ckpt").write_bytes(b"cut short")
     assert "0.9200" in find_checkpoint("best", Path()).name
 

@@ -174,6 +174,19 @@ def test_a_run_that_ended_inside_an_epoch_goes_on_with_the_rest_of_it(
     assert_equal(whole, resumed)
 
 
+class KeepsMoreThanData(Callback):
+    def state_dict(self) -> dict[str, Any]:
+        return {"here": Path()}
+
+
+def test_a_run_ends_inside_an_epoch_whatever_its_callbacks_keep(tmp_path: Path) -> None:
+    last = LastCheckpoint()
+    last.dirpath = str(tmp_path)
+    fit(tmp_path, schedule=None, ends_at=4, callbacks=[TimeIsUp(4), KeepsMoreThanData(), last])
+    content = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert (content["global_step"], content["callbacks"]["KeepsMoreThanData"]) == (4, {"here": Path()})
+
+
 @pytest.mark.parametrize("behind_validation", [False, True])
 def test_a_plateau_is_told_of_every_epoch_also_of_that_behind_which_the_run_stopped(
     tmp_path: Path, behind_validation: bool
@@ -224,11 +237,16 @@ class Notice(Callback):
     ("interval", "accumulated", "allowed"),
     [(1.0, 1, {1, 2, 3, 4, 5, 7, 8, 9, 10, 11}), (0.5, 1, {1, 2, 4, 5, 7, 8, 10, 11}), (1.0, 2, {2, 4, 8, 10})],
 )
+@pytest.mark.parametrize("every_n_epochs", [1, 2])
 def test_a_run_stops_only_where_it_can_go_on_as_if_it_had_not(
-    tmp_path: Path, interval: float, accumulated: int, allowed: set[int]
+    tmp_path: Path, interval: float, accumulated: int, allowed: set[int], every_n_epochs: int
 ) -> None:
     notice = Notice(Stops())
     options: dict[str, Any] = {"val_check_interval": interval, "accumulate_grad_batches": accumulated}
+    options["check_val_every_n_epoch"] = every_n_epochs
+    if (interval, every_n_epochs) == (0.5, 2):
+        # No validation in the first epoch.
+        allowed = allowed | {3}
     fit(tmp_path, callbacks=[notice], enable_checkpointing=False, **options)
     assert set(notice.stopped_at) == allowed
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
 from cifar_lit.callbacks.stops import Stopped, ends_here, may_pause
@@ -92,6 +93,11 @@ class LastCheckpoint(ModelCheckpoint):
         )
         self.save_on_exception = by_epoch
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins."""
+        super().on_train_start(trainer, pl_module)
+        self._inside_an_epoch = False
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -107,7 +113,9 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_if_it_ends_here(trainer)
 
     def _save_if_it_ends_here(self, trainer: Trainer) -> None:
-        if self.by_epoch and ends_here(trainer) and not self._should_skip_saving_checkpoint(trainer):
+        # Gradients that a step is still gathering are in no checkpoint.
+        whole = not trainer.fit_loop._should_accumulate()
+        if self.by_epoch and whole and ends_here(trainer) and not self._should_skip_saving_checkpoint(trainer):
             # Afterwards the epoch counts as a whole one, and a run that goes on would leave the rest of it out.
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
             self._inside_an_epoch = True
@@ -117,9 +125,10 @@ class LastCheckpoint(ModelCheckpoint):
         inside, self._inside_an_epoch = self._inside_an_epoch, False
         if not inside:
             super().on_train_epoch_end(trainer, pl_module)
-        elif trainer.is_global_zero:
+        elif trainer.is_global_zero and isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):
             path = self.best_model_path
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # What this process has just written may hold more than data.
+            content = torch.load(path, map_location="cpu", weights_only=False)
             for callback in trainer.checkpoint_callbacks:
                 content["callbacks"][callback.state_key] = callback.state_dict()
             trainer.strategy.checkpoint_io.save_checkpoint(content, path)

@@ -134,7 +134,7 @@ class Curves(Callback):
 def _count(batch: Any) -> int:
     """Images in a batch, if it is one of ours: a tensor of images and others beside it."""
     first = batch[0] if isinstance(batch, (list, tuple)) and batch else None
-    return len(first) if isinstance(first, torch.Tensor) else 0
+    return len(first) if isinstance(first, torch.Tensor) and first.ndim else 0
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def may_pause(trainer: Trainer, batch_idx: int) -> bool:
     """
     across_epochs = trainer.check_val_every_n_epoch is None
     done = (trainer.fit_loop.total_batch_idx if across_epochs else batch_idx) + 1
-    validates = done % (trainer.val_check_batch or math.inf) == 0
+    in_this_epoch = trainer.fit_loop.epoch_loop._should_check_val_epoch()
+    validates = in_this_epoch and done % (trainer.val_check_batch or math.inf) == 0
     return not trainer.is_last_batch and not validates and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 

@@ -64,7 +64,7 @@ def export(
 
     Both map pixels, uint8 (N, H, W, 3), RGB, of any N and the training images' size, to logits float32
     (N, num_classes). A file is put in place only after it ran, and agreed on real test images with the checkpoint
-    behind the data's own normalisation to 1e-4 in every logit.
+    behind the data module's normalisation to 1e-4 in every logit.
 
     Args:
         model: Built with the settings of the checkpoint's run.

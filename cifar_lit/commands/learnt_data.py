@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from cifar_lit.console import printable
@@ -58,15 +57,16 @@ def take_learnt(content: Mapping[str, Any], data: Any, path: Path) -> None:
 
     Args:
         content: What the checkpoint holds.
-        data: That are to be evaluated; asked if it is an `ImageDataModule`, or has ``class_names``.
+        data: That are to be evaluated: an `ImageDataModule`. Of others only classes are looked at, if they name any.
         path: The checkpoint, for messages.
 
     Raises:
         UserError: They have other classes.
     """
-    state = next((v for v in content.values() if isinstance(v, dict) and {"class_names", "mean"} <= v.keys()), None)
-    if state is None or not hasattr(data, "class_names"):
-        return
-    same_classes(state["class_names"], data.class_names, str(path))
-    if isinstance(data, LightningDataModule):
-        data.load_state_dict({key: state[key] for key in ("class_names", "mean", "std")})
+    keys = {"class_names", "mean", "std"}
+    state = next((value for value in content.values() if isinstance(value, dict) and keys <= value.keys()), None)
+    class_names = getattr(data, "class_names", None)
+    if state is not None and class_names:
+        same_classes(state["class_names"], class_names, str(path))
+        if hasattr(data, "normalise_as"):
+            data.normalise_as(state)

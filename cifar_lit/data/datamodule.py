@@ -8,14 +8,13 @@ from typing import Any, Literal
 import albumentations as A
 import torch
 from pytorch_lightning import LightningDataModule
-from torch import Tensor
 
 from cifar_lit.console import say
 from cifar_lit.data.batches import BatchLoader, EvaluationPlan, TrainingPlan, evaluation_batch
 from cifar_lit.data.device_batches import DeviceBatches
 from cifar_lit.data.device_executor import unsupported
 from cifar_lit.data.images import Images, is_plain, stratified_split
-from cifar_lit.data.statistics import channel_statistics, learnt_statistics, statistics_of
+from cifar_lit.data.statistics import Statistics, channel_statistics, learnt_statistics, statistics_of
 from cifar_lit.data.worker_executor import WorkerExecutor
 from cifar_lit.errors import UserError
 
@@ -81,7 +80,8 @@ class ImageDataModule(LightningDataModule):
         self.train_images: Images | None = None
         self.val_images: Images | None = None
         self.test_images: Images | None = None
-        self._statistics: tuple[Tensor, Tensor] | None = None
+        self._statistics: Statistics | None = None
+        self._own_statistics: Statistics | None = None
         self._train_loader: BatchLoader | None = None
         self._resume_from: dict[str, Any] | None = None
         self._learnt: dict[str, Any] | None = None
@@ -108,7 +108,9 @@ class ImageDataModule(LightningDataModule):
         return channel_statistics(train)
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads and splits the images, once."""
+        """Loads and splits the images, once. A fit begins with their own mean and deviation."""
+        if stage == "fit":
+            self._learnt, self._statistics = None, self._own_statistics
         if self.test_images is not None:
             return
         train, self.test_images = self.load("train"), self.load("test")
@@ -123,13 +125,19 @@ class ImageDataModule(LightningDataModule):
         else:
             kept, held_out = stratified_split(train.labels, self.val_size, self.split_seed)
             self.train_images, self.val_images = train.take(kept), train.take(held_out)
-        self._statistics = statistics_of(train, self.normalize, self.channel_statistics)
-        self._take_learnt()
+        self._own_statistics = self._statistics = statistics_of(train, self.normalize, self.channel_statistics)
+        if self._learnt is not None:
+            self.normalise_as(self._learnt)
 
-    def _take_learnt(self) -> None:
-        """Has a trained network get its images as it learnt them: those to train on may have changed, or be others."""
-        if self._learnt is not None and self._statistics is not None:
-            self._statistics = learnt_statistics(self._learnt, self._statistics, self.class_names)
+    def normalise_as(self, learnt: dict[str, Any]) -> None:
+        """Has a network get images as it learnt them, by the `state_dict` of its data; these may have changed since.
+
+        Raises:
+            UserError: They were of other classes.
+        """
+        self._learnt = learnt
+        if self._own_statistics is not None:
+            self._statistics = learnt_statistics(learnt, self._own_statistics, self.class_names)
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented, sharded and resumable."""
@@ -235,13 +243,8 @@ class ImageDataModule(LightningDataModule):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lets the next training loader continue where the checkpoint's left off, and images be normalised alike.
-
-        Raises:
-            UserError: The checkpoint is of other classes.
-        """
-        self._learnt = state_dict
-        self._take_learnt()
+        """Lets the next training loader continue where the checkpoint's left off, and images be normalised alike."""
+        self.normalise_as(state_dict)
         # Lightning has a way of its own to do this. But it forgets the position where the loader is asked for before
         # the loops are restored, as happens when a schedule asks for the number of steps.
         self._resume_from = state_dict.get("train_loader")

@@ -324,6 +324,11 @@ def test_a_trained_network_gets_images_as_it_learnt_them(normalize: Any, set_up_
     asked.setup()
     own.setup()
     assert torch.equal(normalised(asked, pixels), normalised(own, pixels))
+    # A network that is trained afresh begins with what its images are.
+    other.setup("fit")
+    fresh = Brighter(normalize=normalize)
+    fresh.setup()
+    assert torch.equal(normalised(other, pixels), normalised(fresh, pixels))
 
 
 def test_a_checkpoint_of_other_classes_is_refused() -> None:
