@@ -222,12 +222,12 @@ for (const place of document.querySelectorAll("[data-pair]")) {
   pairButtons.set(pair, [...(pairButtons.get(pair) ?? []), button]);
 }
 
-const matrix = document.querySelector(".matrix tbody");
-const cellButton = (row, column) => matrix.rows[row]?.cells[column + 1]?.querySelector("button"); // behind the heading
+const matrix = document.querySelector(".matrix tbody"); // which a page of very many classes has not
+const cellButton = (row, column) => matrix?.rows[row]?.cells[column + 1]?.querySelector("button"); // behind the heading
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-for (const button of matrix.querySelectorAll("button")) button.tabIndex = -1;
-cellButton(0, 0).tabIndex = 0;
-matrix.addEventListener("keydown", (event) => {
+for (const button of matrix?.querySelectorAll("button") ?? []) button.tabIndex = -1;
+if (matrix) cellButton(0, 0).tabIndex = 0;
+matrix?.addEventListener("keydown", (event) => {
   // Such as Alt and the left arrow, which go back.
   if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   const [row, column] = event.target.parentElement.dataset.pair.split(",").map(Number);
@@ -238,7 +238,7 @@ matrix.addEventListener("keydown", (event) => {
   if (next) next.focus();
   if (step || next) event.preventDefault();
 });
-matrix.addEventListener("focusin", (event) => {
+matrix?.addEventListener("focusin", (event) => {
   matrix.querySelector("[tabindex='0']").tabIndex = -1;
   event.target.tabIndex = 0;
 });

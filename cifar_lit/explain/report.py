@@ -28,6 +28,7 @@ from cifar_lit.explain.scoring import (
 OF_EACH_PAIR = 3  # errors of each pair of true and predicted class that the gallery shows before it goes by loss
 SUSPECTS = 12  # images that the section on labels shows
 PAIRS = 10  # most confused pairs that stand beside the matrix
+MATRIX = 200  # most classes whose matrix is on the page: of 1,000 it would be a million buttons
 PERCENTAGES = ("accuracy", "precision", "recall", "f1", "ece")
 LABELS = {"ece": "calibration error (ECE)", "macs": "MACs"}
 
@@ -125,6 +126,7 @@ def render(report: Report) -> str:
         figures=[(_label(name), _figure(name, value), value) for name, value in report.metrics.items()],
         charts=charts,
         shares=_shares(predictions.confusion),
+        with_matrix=len(predictions.class_names) <= MATRIX,
         pairs=_most_confused(predictions.confusion),
         classes=_classes(predictions),
         calibration=calibrated,

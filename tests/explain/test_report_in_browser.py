@@ -242,3 +242,21 @@ def test_headings_landmarks_and_names_are_in_order(page: Page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the report"
     assert page.title() == "resnet20: report"  # and not what the name of a class would make of it
+
+
+def test_a_page_of_very_many_classes_has_its_gallery_and_no_matrix(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifar_lit.explain.report.MATRIX", 2)
+    (tmp_path / "report.html").write_text(render(some_report()), encoding="utf-8")
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.locator(".matrix").count() == 0
+    assert "Of 3 classes it is in confusion.png" in page.locator(".overview").inner_text()
+    page.locator(".pairs button").first.click()
+    assert page.evaluate("location.hash") == "#true=cat&predicted=dog"
+    assert page.locator("#cards li.card").count() > 0
+    page.close()
+    assert complaints == []
