@@ -7,6 +7,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+# Most classes in a list that is to be drawn: a picture of 1,000 would be 70,000 pixels high.
+LISTED = 100
+
 
 # Compared by identity: whether two arrays are equal is not one answer.
 @dataclass(frozen=True, eq=False)
@@ -186,7 +189,7 @@ def errors_of_each_class(predictions: Predictions, groups: int) -> list[list[int
     """Up to ``groups`` lists of indices, each with one misclassified image of every true class, in class order.
 
     The first list has the image of largest loss of its class, the second the next one, and so on. A class with fewer
-    errors is left out of later lists, and there is no empty list.
+    errors is left out of later lists, and there is no empty list. A list is of `LISTED` classes at most.
     """
     errors = _errors(predictions, predictions.losses)
     return _one_of_each(errors, predictions.labels, len(predictions.class_names), groups)
@@ -196,7 +199,7 @@ def one_of_each_class(labels: NDArray[np.int64], num_classes: int, groups: int =
     """Up to ``groups`` lists of indices, each with one image of every class, in class order.
 
     The first list has the first image of each class, the second the second, and so on. A class with fewer images is
-    left out of later lists, and there is no empty list.
+    left out of later lists, and there is no empty list. A list is of `LISTED` classes at most.
     """
     return _one_of_each(np.arange(len(labels)), labels, num_classes, groups)
 
@@ -207,4 +210,4 @@ def _one_of_each(
     """The g-th of ``indices`` of each class, for g below ``groups``."""
     by_class = [indices[labels[indices] == c][:groups].tolist() for c in range(num_classes)]
     columns = ([of_class[g] for of_class in by_class if g < len(of_class)] for g in range(groups))
-    return [column for column in columns if column]
+    return [column[:LISTED] for column in columns if column]

@@ -173,3 +173,10 @@ def test_one_of_each_class() -> None:
     assert one_of_each_class(labels, 3) == [[1, 3, 0]]
     assert one_of_each_class(labels, 4, groups=9) == [[1, 3, 0], [4, 2], [5]]
     assert one_of_each_class(labels, 3, groups=2) == [[1, 3, 0], [4, 2]]
+
+
+def test_a_list_that_is_drawn_is_not_endless() -> None:
+    labels = np.arange(1000)
+    assert one_of_each_class(labels, 1000) == [[*range(100)]]
+    predictions = Predictions(labels, np.eye(1000, k=1, dtype=np.float32), tuple(map(str, labels)))
+    assert errors_of_each_class(predictions, 2) == [[*range(100)]]
