@@ -219,7 +219,9 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         (epoch, step), self._resume_at = self._resume_at, (0, 0)
         self.position = self.sampler.start = step if epoch == self.sampler.epoch else 0
-        for batch in self._loader:
+        # One that can makes several at once.
+        walk = getattr(self.executor, "walk", None)
+        for batch in self._loader if walk is None else walk(self.sampler):
             self.position += 1
             yield batch
 

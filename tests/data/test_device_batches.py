@@ -104,3 +104,40 @@ def test_images_that_do_not_fit_are_an_error_that_names_the_workers(monkeypatch:
     pixels, labels = np.zeros((1000, 32, 32, 3), np.uint8), np.zeros(1000, np.int64)
     with pytest.raises(UserError, match=r"1,000 images of 32×32 .* do not fit on cpu: take --data\.executor=workers"):
         DeviceBatches(pixels, labels, [], 0, torch.device("cpu"))
+
+
+LISTS = {
+    "whole pixels": [AlternatingFlip(), A.PadIfNeeded(40, 40, border_mode=4), A.RandomCrop(32, 32)],
+    "between pixels": [A.Affine(rotate=(-20, 20), p=0.7), A.CoarseDropout(), A.RandomBrightnessContrast()],
+    "floats": [A.HorizontalFlip(), A.Normalize()],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("transforms", LISTS.values(), ids=LISTS)
+@pytest.mark.parametrize("together", [1, 40, 1000])
+def test_batches_that_are_made_together_are_the_same_to_the_bit(transforms: list[Any], together: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (103, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, 103)
+    batches = DeviceBatches(pixels, labels, transforms, run_seed=1, device=torch.device("cpu"))
+    plan = TrainingPlan(103, 20, seed=1, rank=1, world_size=2)
+    batches.together = together
+    calls = list[int]()
+    one_by_one = [batches[plan.key(3, step)] for step in range(len(plan))]
+    original = batches.augment
+
+    def counted(images: Tensor, *given: Any, **named: Any) -> Tensor:
+        calls.append(len(images))
+        assert original is not None
+        return original(images, *given, **named)
+
+    if original is not None:
+        batches.augment = counted  # type: ignore[assignment]
+    walked = [*batches.walk(plan.key(3, step) for step in range(len(plan)))]
+    assert len(walked) == len(one_by_one) == 6
+    for a, b in zip(walked, one_by_one, strict=True):
+        assert torch.equal(a[0], b[0])
+        assert torch.equal(a[1], b[1])
+    # This rank has 10 of each 20 images, and 2 of the last 3.
+    expected = {1: [10, 10, 10, 10, 10, 2], 40: [40, 12], 1000: [52]}[together]
+    assert calls == (expected if transforms else [])
