@@ -326,14 +326,13 @@ def test_two_ranks_run_to_the_end_and_count_every_image_once(tmp_path: Path, lau
 
     launch("fit", *model, "--trainer.max_epochs=1", "--trainer.limit_train_batches=3")
     # Lightning's own launcher starts any command again; to those of torchrun, forked ranks are alike.
-    evaluate = launch if launcher == "ddp" else lambda name: run_on_ranks(COMMAND_LINE, 2, tmp_path, name, *two)
-    on_two = evaluate("test")
+    on_two = launch("test") if launcher == "ddp" else run_on_ranks(COMMAND_LINE, 2, tmp_path, "test", *two)
     one = ["--trainer.devices=1", "--trainer.strategy=auto", "--trainer.precision=32-true"]
     on_one = run_on_ranks(COMMAND_LINE, 1, tmp_path, "test", *one)
     # 359 test images do not divide over two ranks: a padded shard would count one of them twice.
     assert len(accuracy(on_two)) == 1
     assert accuracy(on_two) == accuracy(on_one)
-    evaluate("predict")
+    run_on_ranks(COMMAND_LINE, 2, tmp_path, "predict", *two)
     rows = list(csv.DictReader(next(tmp_path.rglob("predictions.csv")).open()))
     assert [int(row["index"]) for row in rows] == list(range(359))
     right = sum(row["true"] == row["predicted"] for row in rows)
