@@ -6,7 +6,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ CONFIG = "config.yaml"
 CHOOSABLE = re.compile(r"(cifar_lit|albumentations|torch\.optim)(\.\w+)*\.[A-Z]\w*|\w+")
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 # Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
-SCALING = (".Normalize", ".ToFloat")
+_SCALING = (".Normalize", ".ToFloat")
 BEST = "best"
 LAST = "last"
 
@@ -127,6 +127,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # What a damaged or hostile file raises is not limited to any list.
         raise UserError(f"{path} cannot be read as data alone, so nothing of it was loaded: give another.") from error
     return content if isinstance(content, dict) else {}
+
+
+def data_in(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a checkpoint's content keeps of its data: ``class_names``, ``mean`` and ``std``; None if it keeps none."""
+    keys = {"class_names", "mean", "std"}
+    return next((value for value in content.values() if isinstance(value, dict) and keys <= value.keys()), None)
+
+
+def scaling_in(settings: Mapping[str, Any]) -> list[Any]:
+    """Of a data module's settings, the transforms that normalise."""
+    return [one for one in settings.get("transforms") or [] if str(one["class_path"]).endswith(_SCALING)]
 
 
 def settings_in(checkpoint: Path) -> str:

@@ -81,7 +81,7 @@ class LastCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_n_minutes: float | None = None) -> None:
-        self.by_epoch = by_epoch = every_n_minutes is None
+        by_epoch = every_n_minutes is None
         self._inside_an_epoch = False
         super().__init__(
             filename=LAST,
@@ -91,6 +91,7 @@ class LastCheckpoint(ModelCheckpoint):
             train_time_interval=timedelta(minutes=every_n_minutes) if every_n_minutes is not None else None,
             enable_version_counter=False,
         )
+        # The one that goes by the clock leaves stops, and the end of a run, to the other one.
         self.save_on_exception = by_epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,7 +116,7 @@ class LastCheckpoint(ModelCheckpoint):
     def _save_if_it_ends_here(self, trainer: Trainer) -> None:
         # Gradients that a step is still gathering are in no checkpoint.
         whole = not trainer.fit_loop._should_accumulate()
-        if self.by_epoch and whole and ends_here(trainer) and not self._should_skip_saving_checkpoint(trainer):
+        if self.save_on_exception and whole and ends_here(trainer) and not self._should_skip_saving_checkpoint(trainer):
             # Afterwards the epoch counts as a whole one, and a run that goes on would leave the rest of it out.
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
             self._inside_an_epoch = True

@@ -15,7 +15,7 @@ from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import write_atomically
 from cifar_lit.identity import same_classes, sha256_of
-from cifar_lit.runs import LAST, LOGS, SCALING, checkpoints, load_checkpoint
+from cifar_lit.runs import LAST, LOGS, checkpoints, data_in, load_checkpoint, scaling_in
 
 # A checkpoint chooses among these alone: to name anything else would import it, and so execute what is in it.
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
@@ -150,7 +150,7 @@ class Distillation(Callback):
                 f"The teacher saw images with normalize: {taught['normalize']}, and these have {own['normalize']}: "
                 "give both the same."
             )
-        if {"transforms"} <= taught.keys() & own.keys() and _scaling(taught) != _scaling(own):
+        if {"transforms"} <= taught.keys() & own.keys() and scaling_in(taught) != scaling_in(own):
             raise UserError(
                 "The lists of transforms of the teacher and of this run do not normalise alike: give both the same "
                 "Normalize or ToFloat, or none."
@@ -161,13 +161,10 @@ class Distillation(Callback):
 
     def _compare_data(self, content: dict[str, Any], trainer: Trainer) -> None:
         """Sees to it that the classes are the same, and pixels the same inputs, where both sides tell."""
-        keys = {"class_names", "mean", "std"}
-        states = [state for state in content.values() if isinstance(state, dict) and keys <= state.keys()]
         data = getattr(trainer, "datamodule", None)
-        own = data.state_dict() if data is not None else {}
-        if not states or not keys <= own.keys():
+        learnt, own = data_in(content), data_in({"own": data.state_dict()}) if data is not None else None
+        if learnt is None or own is None:
             return
-        learnt = states[0]
         same_classes(learnt["class_names"], own["class_names"], f"The teacher {self.path}")
         alike = learnt["mean"].shape == own["mean"].shape and learnt["std"].shape == own["std"].shape
         # Of the deviation: a published constant and one that was computed differ by less.
@@ -207,8 +204,3 @@ class Distillation(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps in mind which teacher a resumed run began with."""
         self._begun_with = state_dict
-
-
-def _scaling(settings: dict[str, Any]) -> list[Any]:
-    """Of a data module's settings, the transforms that normalise."""
-    return [one for one in settings["transforms"] or [] if str(one["class_path"]).endswith(SCALING)]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
 from cifar_lit.identity import same_classes
-from cifar_lit.runs import SCALING
+from cifar_lit.runs import data_in, scaling_in
 
 
 class Normalize(nn.Module):
@@ -43,13 +43,12 @@ def preprocessing_in(content: Mapping[str, Any], path: Path) -> tuple[tuple[str,
     Raises:
         UserError: It does not keep them, or its run normalised in another way.
     """
-    states = [value for value in content.values() if isinstance(value, dict) and {"class_names", "mean"} <= set(value)]
-    if not states:
+    learnt = data_in(content)
+    if learnt is None:
         raise UserError(f"{path} does not say how its images were normalised: it was trained on data of another kind.")
-    transforms = content.get("datamodule_hyper_parameters", {}).get("transforms") or []
-    if any(str(transform["class_path"]).endswith(SCALING) for transform in transforms):
+    if scaling_in(content.get("datamodule_hyper_parameters", {})):
         raise UserError(f"{path} was trained on images that its list of transforms normalised: that is not kept in it.")
-    return tuple(map(printable, states[0]["class_names"])), Normalize(states[0]["mean"], states[0]["std"])
+    return tuple(map(printable, learnt["class_names"])), Normalize(learnt["mean"], learnt["std"])
 
 
 def take_learnt(content: Mapping[str, Any], data: Any, path: Path) -> None:
@@ -63,10 +62,8 @@ def take_learnt(content: Mapping[str, Any], data: Any, path: Path) -> None:
     Raises:
         UserError: They have other classes.
     """
-    keys = {"class_names", "mean", "std"}
-    state = next((value for value in content.values() if isinstance(value, dict) and keys <= value.keys()), None)
-    class_names = getattr(data, "class_names", None)
-    if state is not None and class_names:
-        same_classes(state["class_names"], class_names, str(path))
+    learnt, class_names = data_in(content), getattr(data, "class_names", None)
+    if learnt is not None and class_names:
+        same_classes(learnt["class_names"], class_names, str(path))
         if hasattr(data, "normalise_as"):
-            data.normalise_as(state)
+            data.normalise_as(learnt)

@@ -137,8 +137,10 @@ class SpeedNet(Classifier):
         # From the whole set, which may be sorted by class.
         count, height, width, _ = images.pixels.shape
         sample = np.linspace(0, count - 1, min(count, math.ceil(WHITENING_PIXELS / (height * width)))).astype(int)
-        scale = A.Compose(getattr(data, "scaling", []))
-        pixels = np.stack([scale(image=image)["image"] for image in images.pixels[sample]])
+        pixels = images.pixels[sample]
+        if scaling := getattr(data, "scaling", []):
+            scale = A.Compose(scaling)
+            pixels = np.stack([scale(image=image)["image"] for image in pixels])
         normalised, *_ = data.on_after_batch_transfer([torch.from_numpy(pixels).to(self.device)], 0)
         # One rank decides: elsewhere rounding might turn a component round.
         whitening.set_filters(self.trainer.strategy.broadcast(whitening_filters(normalised)))
