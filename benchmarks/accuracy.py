@@ -19,13 +19,10 @@ into the README and into the recipes.
 """
 
 import json
-import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +32,9 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks import jpeg_images
+from benchmarks.commands import command, run_jobs
 from benchmarks.measure import REPOSITORY, RESULTS, images_of, read, save, training_parser
-from benchmarks.time_to_accuracy import STOPPED, WITHOUT_VALIDATION, accuracies, command, stop_commands
+from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies
 from cifar_lit.console import hush_libraries
 from cifar_lit.files import write_atomically
 from cifar_lit.runs import LAST, checkpoints
@@ -198,7 +196,6 @@ def main(args: Sequence[str] | None = None) -> None:
     runs_root = given.runs or (given.output / "runs" if anew else Path("lightning_logs", "accuracy"))
     hush_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    share_cores(given.at_once)
 
     def run(recipe: str, seed: int) -> None:
         kind = f"{kind_of(given.data_root)}-{device}{'-hold-out' if given.hold_out else ''}"
@@ -216,33 +213,7 @@ def main(args: Sequence[str] | None = None) -> None:
         save(name, {**same, "data": kind_of(given.data_root), **shared, **figures}, given.output)
 
     seeds = range(given.first_seed, given.first_seed + given.seeds)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with ThreadPoolExecutor(given.at_once) as pool:
-            try:
-                runs = [pool.submit(run, recipe, seed) for seed in seeds for recipe in given.recipes]
-                wait(runs)
-            except KeyboardInterrupt:
-                # Nothing may go on training in a folder that a later call would train in, too.
-                stop_commands()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        STOPPED.clear()
-    for one in runs:
-        # What it failed of: the others have gone on.
-        one.result()
-
-
-def share_cores(runs: int) -> None:
-    """Gives each of some runs at once, processes that this one starts, its share of the cores."""
-    if runs > 1:
-        # Two runs of one thread each get more done than one of two.
-        threads = max((os.cpu_count() or 1) // runs, 1)
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-        # What results say of the machine.
-        torch.set_num_threads(threads)
+    run_jobs((partial(run, recipe, seed) for seed in seeds for recipe in given.recipes), given.at_once)
 
 
 def settings_of(file: Path) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.commands import command
 from benchmarks.measure import parser, read, save
-from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
 # Of the rest, paths are this machine's.

@@ -9,13 +9,13 @@ again. `python -m benchmarks.accuracy_table` puts the figures into the recipes' 
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of, share_cores
+from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of
+from benchmarks.commands import command, run_jobs
 from benchmarks.measure import REPOSITORY, images_of, origin, read, save, training_parser
-from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
 CONFIGS = REPOSITORY / "configs" / "reference"
@@ -39,7 +39,6 @@ def main(args: Sequence[str] | None = None) -> None:
     options.add_argument("--at_once", type=int, default=1, help="runs that share the cores")
     given, further = options.parse_known_args(args)
     hush_libraries()
-    share_cores(given.at_once)
     file = given.output / f"{NAME}.json"
     found: dict[str, Any] = read(file)["recipes"] if file.is_file() else {}
 
@@ -60,8 +59,8 @@ def main(args: Sequence[str] | None = None) -> None:
         what = "loss and accuracy of each of the first epochs of the reference recipes"
         save(NAME, {"what": what, "recipes": dict(sorted(found.items()))}, given.output)
 
-    with ThreadPoolExecutor(given.at_once) as pool:
-        list(pool.map(run, given.recipes or sorted(path.stem for path in CONFIGS.glob("*.yaml"))))
+    recipes = given.recipes or sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    run_jobs((partial(run, recipe) for recipe in recipes), given.at_once)
 
 
 if __name__ == "__main__":

@@ -8,57 +8,23 @@ was run before with the same recipe and options is not run again.
 """
 
 import json
-import os
 import re
 import statistics
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.commands import command, run_jobs
 from benchmarks.measure import REPOSITORY, commit, images_of, read, save, training_parser
 from cifar_lit.console import hush_libraries
 
 # Of a run that is trained to its end and then tested once.
 WITHOUT_VALIDATION = ("--data.val_size=0", "--trainer.limit_val_batches=0")
-# What `command` has started and waits for, and whether it may start more.
-RUNNING: set[subprocess.Popen[str]] = set()
-STOPPED = threading.Event()
-_STARTING = threading.Lock()
 # A line of the table that `test` prints; its frame depends on what is installed.
 METRIC = re.compile(r"test/(\w+)\W+(\d+\.\d+(?:e-\d+)?)")
-
-
-def command(*arguments: str) -> tuple[float, str]:
-    """Seconds that a command of the command line takes as a process, and what it prints."""
-    begun = time.perf_counter()
-    # A narrow terminal would break the table.
-    environment = {**os.environ, "COLUMNS": "200"}
-    asked = [sys.executable, "-m", "cifar_lit", *arguments]
-    with _STARTING:
-        if STOPPED.is_set():
-            raise InterruptedError(f"{arguments[0]} was not begun: this program was told to stop.")
-        process = subprocess.Popen(asked, env=environment, stdout=subprocess.PIPE, text=True)
-        RUNNING.add(process)
-    with process:
-        printed, _ = process.communicate()
-    RUNNING.discard(process)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, asked)
-    return time.perf_counter() - begun, printed
-
-
-def stop_commands() -> None:
-    """Tells all that `command` has started to stop, and lets it start no more. `fit` saves before it ends."""
-    with _STARTING:
-        STOPPED.set()
-        for process in tuple(RUNNING):
-            process.terminate()
 
 
 def accuracies(printed: str) -> dict[str, float]:
@@ -110,10 +76,13 @@ def main(args: Sequence[str] | None = None) -> None:
     fit = [f"--config={given.config}", *images_of(given.data_root), *WITHOUT_VALIDATION, *further]
     folder = given.runs / given.config.stem
     folder.mkdir(parents=True, exist_ok=True)
-    by_seed = []
-    for seed in range(given.seeds):
+    by_seed = list[dict[str, Any]]()
+
+    def run(seed: int) -> None:
         by_seed.append(once(fit, given.config, seed, folder))
         print(f"seed {seed}: {by_seed[-1]}", flush=True)
+
+    run_jobs(partial(run, seed) for seed in range(given.seeds))
     figures = {name: [seeds_own[name] for seeds_own in by_seed] for name in by_seed[0]}
     figures["commits"] = figures.pop("commit")
     save(

@@ -13,13 +13,13 @@ import argparse
 import shlex
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import QUIET, by_epoch, file_of, kind_of, settings_of, share_cores
+from benchmarks.accuracy import QUIET, by_epoch, file_of, kind_of, settings_of
+from benchmarks.commands import command, run_jobs
 from benchmarks.measure import images_of, origin, read, save, training_parser
-from benchmarks.time_to_accuracy import command
 from cifar_lit.console import hush_libraries
 
 SEED = 0
@@ -59,7 +59,6 @@ def main(args: Sequence[str] | None = None) -> None:
     options.add_argument("--options", nargs=argparse.REMAINDER, required=True, help="one string a try, at the end")
     given = options.parse_args(args)
     hush_libraries()
-    share_cores(given.at_once)
     recipe = settings_of(file_of(given.recipe))
     name = f"tuning-{given.recipe.replace('/', '-')}"
     record = given.output / f"{name}.json"
@@ -78,8 +77,7 @@ def main(args: Sequence[str] | None = None) -> None:
     images = kind_of(given.data_root)
     known = {(one["options"], one.get("epochs"), one.get("recipe"), one.get("data")) for one in tries}
     new = [one for one in given.options if (one or "none", given.epochs, recipe, images) not in known]
-    with ThreadPoolExecutor(given.at_once) as pool:
-        list(pool.map(run, new))
+    run_jobs((partial(run, one) for one in new), given.at_once)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def run_on_ranks(
 
 
 def command(*arguments: str) -> tuple[float, str]:
-    """As `benchmarks.time_to_accuracy.command`: seconds of a command of the command line, and what it prints."""
+    """As `benchmarks.commands.command`: seconds of a command of the command line, and what it prints."""
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         # A narrow terminal would break the table.

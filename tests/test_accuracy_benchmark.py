@@ -15,7 +15,7 @@ import pytest
 from forks import command
 from torch.utils.tensorboard import SummaryWriter
 
-from benchmarks import accuracy, page, reference_epochs, time_to_accuracy, tuning
+from benchmarks import accuracy, commands, page, reference_epochs, tuning
 from benchmarks.measure import REPOSITORY
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
 
@@ -280,19 +280,23 @@ def fake_runs(
 def test_what_is_terminated_leaves_nothing_training(tmp_path: Path) -> None:
     asked = ["quickstart", "--seeds=1", f"--runs={tmp_path / 'runs'}", f"--output={tmp_path}", *TINY[:2], *TINY[4:]]
     endless = ["--trainer.max_epochs=100000", "--checkpoint.every_n_minutes=0.01"]
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.accuracy", *asked, *endless], cwd=REPOSITORY) as process:
+    command, pipe = [sys.executable, "-m", "benchmarks.accuracy", *asked, *endless], subprocess.PIPE
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=pipe, text=True) as process:
         deadline = time.monotonic() + 200
         try:
             while not list(tmp_path.rglob("last.ckpt")) and time.monotonic() < deadline:
                 assert process.poll() is None
                 time.sleep(0.1)
             process.terminate()
-            assert process.wait(100) != 0
+            _, said = process.communicate(timeout=100)
+            assert process.returncode == 130
         finally:
             left = [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if str(tmp_path) in started(folder)]
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
     assert left == []
+    assert said.splitlines()[-1] == "Stopped: the same command does what is not done yet."
+    assert "Traceback" not in said
     assert len(list(tmp_path.rglob("last.ckpt"))) == 1
     assert not list(tmp_path.glob("*.json"))
 
@@ -311,22 +315,23 @@ def test_who_waits_for_anothers_teacher_does_not_begin_when_told_to_stop(
     begun = list[str]()
 
     def fit(*arguments: str) -> tuple[float, str]:
-        if time_to_accuracy.STOPPED.is_set():
+        if commands.STOPPED.is_set():
             raise InterruptedError
         begun.append(arguments[0])
         os.kill(os.getpid(), signal.SIGTERM)
-        assert time_to_accuracy.STOPPED.wait(60)
+        assert commands.STOPPED.wait(60)
         raise subprocess.CalledProcessError(1, "fit")
 
     monkeypatch.setattr(accuracy, "command", fit)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as end:
         accuracy.main(["depthwise_distilled", "dilated_separable_distilled", "--at_once=2", f"--output={tmp_path}"])
     assert begun == ["fit"]
+    assert end.value.code == 130
     assert signal.getsignal(signal.SIGTERM) == before
-    assert not time_to_accuracy.STOPPED.is_set(), "other programs may begin"
+    assert not commands.STOPPED.is_set(), "other programs may begin"
     assert not list(tmp_path.glob("*.json"))
 
 
