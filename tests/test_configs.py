@@ -9,10 +9,11 @@ import pytest
 import torch
 import yaml
 
-from benchmarks.accuracy import teacher_of
+from benchmarks.accuracy import QUIET, teacher_of
 from cifar_lit import optimizers
 from cifar_lit.classifier import Classifier
 from cifar_lit.cli import CifarCLI, main
+from cifar_lit.data import datamodule
 
 REPOSITORY = Path(__file__).parent.parent
 RECIPES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
@@ -28,6 +29,8 @@ def test_recipe_trains_saves_and_loads(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # What the large networks say of hundreds of images takes longer than all else here.
+    monkeypatch.setattr(datamodule, "evaluation_batch", lambda *size: 20)
     tiny = ["--data=DigitsDataModule", "--data.batch_size=4", "--trainer.accelerator=cpu"]
     few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
     if path.parent.name != "reference" and path.stem != "quickstart":
@@ -42,7 +45,7 @@ def test_recipe_trains_saves_and_loads(
     capsys.readouterr()
     tested: dict[str, torch.Tensor] = {}
     monkeypatch.setattr(Classifier, "on_test_start", lambda model: tested.update(model.state_dict()), raising=False)
-    main(["test", f"--ckpt_path={checkpoint}", "--trainer.limit_test_batches=1"])
+    main(["test", f"--ckpt_path={checkpoint}", "--trainer.limit_test_batches=1", *QUIET])
     assert "test/accuracy" in capsys.readouterr().out
     torch.testing.assert_close(tested, dict(saved["state_dict"]), rtol=0, atol=0)
 

@@ -2,8 +2,6 @@ import contextlib
 import hashlib
 import os
 import socket
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import run_on_ranks
 
 from cifar_lit.console import one_line
 from cifar_lit.data import download
@@ -292,44 +291,25 @@ def test_a_damaged_archive_is_an_error_and_is_left_alone(server: Server, tmp_pat
 
 
 PROGRAM = """
-import sys, types
-# The package's own imports take seconds, which are nothing to this test.
-package = types.ModuleType("cifar_lit.data")
-package.__path__ = [sys.argv[1]]
-sys.modules["cifar_lit.data"] = package
+import os, sys, time
 from pathlib import Path
 from cifar_lit.data.download import Archive, fetch_and_unpack
-print("ready", flush=True)
-sys.stdin.readline()
-unpacked = fetch_and_unpack(Archive(*sys.argv[3:6], (sys.argv[6],)), Path(sys.argv[2]))
+count, root, *names, url = sys.argv[1:]
+Path(f"ready-{os.getpid()}").touch()
+while len(list(Path.cwd().glob("ready-*"))) < int(count):
+    time.sleep(0.001)
+unpacked = fetch_and_unpack(Archive(*names, (url,)), Path(root))
 print(*sorted(f"{path.name}:{path.stat().st_size}" for path in unpacked.iterdir()))
 """
 
 
 def test_processes_that_start_together_download_once(server: Server, tmp_path: Path) -> None:
-    wanted = archive(server.url("slow"))
-    package = str(Path(download.__file__).parent)
-    arguments = [package, str(tmp_path / "data"), wanted.name, wanted.folder, wanted.sha256, wanted.urls[0]]
-    command = [sys.executable, "-c", PROGRAM, *arguments]
-    pipe = subprocess.PIPE
-    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(4)]
-    try:
-        for process in processes:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in processes:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        for process in processes:
-            said, complaint = process.communicate(timeout=30)
-            assert process.returncode == 0, complaint
-            assert said.split() == sorted(f"{name}:{len(data)}" for name, data in FILES.items())
-    finally:
-        for process in processes:
-            process.kill()
+    wanted, root = archive(server.url("slow")), tmp_path / "data"
+    arguments = [str(root), wanted.name, wanted.folder, wanted.sha256, wanted.urls[0]]
+    said = run_on_ranks(PROGRAM, 4, tmp_path, "4", *arguments)
+    assert said.split() == sorted(f"{name}:{len(data)}" for name, data in FILES.items()) * 4
     assert server.requests == ["slow"]
-    assert left_in(tmp_path / "data") == {FOLDER, NAME}
+    assert left_in(root) == {FOLDER, NAME}
 
 
 def evil_archives(outside: Path) -> dict[str, bytes]:
