@@ -39,6 +39,8 @@ from cifar_lit.console import hush_libraries
 from cifar_lit.files import write_atomically
 from cifar_lit.runs import LAST, checkpoints
 
+# Where runs land.
+RUNS = Path("lightning_logs", "accuracy")
 QUIET = [f"--{panel}.every_n_epochs=0" for panel in ("gradcam", "misclassified", "confusion")]
 # Enough that a stop costs little, and seldom enough to cost nothing.
 MINUTES = 5
@@ -187,13 +189,13 @@ def main(args: Sequence[str] | None = None) -> None:
         "--hold_out", action="store_true", help="hold validation images out, and test their choice, too"
     )
     options.add_argument(
-        "--runs", type=Path, help="where runs land: lightning_logs/accuracy, or runs in the folder given with --output"
+        "--runs", type=Path, help=f"where runs land: {RUNS}, or runs in the folder given with --output"
     )
     options.set_defaults(output=RESULTS / "accuracy")
     given, further = options.parse_known_args(args)
     # What is there of the same run would not be trained again.
     anew = given.output.resolve() != (RESULTS / "accuracy").resolve()
-    runs_root = given.runs or (given.output / "runs" if anew else Path("lightning_logs", "accuracy"))
+    runs_root = given.runs or (given.output / "runs" if anew else RUNS)
     hush_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
 

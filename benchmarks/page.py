@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy import RUNS
 from benchmarks.commands import command
 from benchmarks.measure import parser, read, save
 from cifar_lit.console import hush_libraries
@@ -32,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("recipe", help="such as resnet20")
     options.add_argument("--seed", type=int, default=0, help="of the run")
-    options.add_argument("--runs", type=Path, default=Path("lightning_logs", "accuracy"), help="where runs are")
+    options.add_argument("--runs", type=Path, default=RUNS, help="where runs are")
     given = options.parse_args(args)
     hush_libraries()
     run = given.runs / given.recipe.replace("/", "-") / f"seed-{given.seed}"
