@@ -82,7 +82,8 @@ class DeviceBatches(Dataset[Batch]):
         indices = torch.from_numpy(key.indices)
         if self.images.is_cuda:
             # Only from page-locked memory is a copy asynchronous.
-            indices = indices.pin_memory().to(self.images.device, non_blocking=True)
+            indices = indices.pin_memory()
+        indices = indices.to(self.images.device, non_blocking=self.images.is_cuda)
         images = self.images.index_select(0, indices)
         if self.augment is not None:
             images = self.augment(images, key.seeds, epoch=key.epoch, indices=key.indices)

@@ -199,12 +199,14 @@ def _fuse(steps: Sequence[Step]) -> list[tuple[Stage, slice]]:
 
 
 def _upload(arrays: Sequence[Floats], device: torch.device) -> list[Tensor]:
-    """Copies small arrays to a device as float32, all in one go and without waiting for it."""
+    """Copies small arrays to a device as float32, all in one go and without waiting for a GPU of CUDA."""
     if not arrays:
         return []
     buffer = torch.from_numpy(np.concatenate([array.ravel() for array in arrays], dtype=np.float32))
-    if device.type == "cuda":
-        # Only from page-locked memory is a copy asynchronous.
+    asynchronous = device.type == "cuda"
+    if asynchronous:
         buffer = buffer.pin_memory()
-    pieces = buffer.to(device, non_blocking=True).split_with_sizes([array.size for array in arrays])
+    # An Apple GPU would read memory that is given back by then (pytorch issue 139550).
+    on_device = buffer.to(device, non_blocking=asynchronous)
+    pieces = on_device.split_with_sizes([array.size for array in arrays])
     return [piece.view(array.shape) for piece, array in zip(pieces, arrays, strict=True)]

@@ -1,5 +1,6 @@
 """Who makes the batches, and that both ways make the same of what is not drawn."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import albumentations as A
@@ -141,3 +142,17 @@ def test_batches_that_are_made_together_are_the_same_to_the_bit(transforms: list
     # This rank has 10 of each 20 images, and 2 of the last 3.
     expected = {1: [10, 10, 10, 10, 10, 2], 40: [40, 12], 1000: [52]}[together]
     assert calls == (expected if transforms else [])
+
+
+def test_indices_go_where_the_images_are() -> None:
+    """As to an Apple GPU, which takes none of the host's."""
+    batches: Any = DeviceBatches(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4), [], 1, torch.device("cpu"))
+    elsewhere, asked = torch.device("meta"), list[torch.device]()
+
+    def index_select(dim: int, indices: Tensor) -> Tensor:
+        asked.append(indices.device)
+        return torch.empty(len(indices), 8, 8, 3, device=elsewhere)
+
+    batches.images = batches.labels = SimpleNamespace(is_cuda=False, device=elsewhere, index_select=index_select)
+    batches[TrainingPlan(4, 2, seed=1).key(0, 0)]
+    assert asked == [elsewhere] * 2
