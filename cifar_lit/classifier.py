@@ -168,13 +168,8 @@ class Classifier(ResumableModule):
         schedule = self.lr_schedulers()
         if isinstance(schedule, Plateau):
             # Lightning tells it behind the epoch's checkpoint: a run that goes on from there would leave it out.
-            monitored = self.trainer.callback_metrics.get(schedule.monitor)
-            if monitored is None:
-                raise UserError(
-                    f"Plateau monitors {schedule.monitor!r}, which nothing logs: give one of "
-                    f"{sorted(self.trainer.callback_metrics)} with --model.schedule.init_args.monitor."
-                )
-            schedule.step(monitored.item())
+            schedule.tell(self.trainer.callback_metrics, self.trainer.enable_validation and not self._validated)
+        self._validated = False
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Lightning's hook: steps a schedule, but for `Plateau`, which has been told: see `on_train_epoch_end`."""
@@ -184,6 +179,7 @@ class Classifier(ResumableModule):
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/loss`` and ``val/accuracy``."""
         self._log("val", self.val_scores)
+        self._validated = not self.trainer.sanity_checking
 
     def on_test_epoch_end(self) -> None:
         """Logs ``test/loss`` and ``test/accuracy``, and those of ``tta`` beside, as ``test/accuracy_flip``."""
@@ -219,7 +215,8 @@ class Classifier(ResumableModule):
             "lr_scheduler": {
                 "scheduler": schedule,
                 "interval": getattr(schedule, "interval", "step"),
-                "monitor": getattr(schedule, "monitor", None),
+                # `Plateau` is told what it monitors here, not by Lightning: see `on_train_epoch_end`.
+                "reduce_on_plateau": False,
             },
         }
 

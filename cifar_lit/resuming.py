@@ -1,5 +1,6 @@
 """What a resumed run takes from its checkpoint, and what from its settings."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any
@@ -31,7 +32,7 @@ def take_settings(
         fresh: Optimizer and schedule as this run's settings make them.
         schedule_states: Of the checkpoint's schedules.
         epochs: That are done.
-        steps: That are done.
+        steps: That are done, as the schedule counts them.
     """
     optimizer, schedule = resumed
     fresh_optimizer, fresh_schedule = fresh
@@ -63,14 +64,41 @@ class ResumableModule(LightningModule, ABC):
         self._schedule_states: list[dict[str, Any]] = []
         self._scores_before: dict[str, dict[str, Tensor]] = {}
         self._monitored_before: dict[str, Tensor] = {}
+        self._came_from: dict[str, int] = {}
+        # Whether there was a validation in this epoch.
+        self._validated = False
 
     @abstractmethod
     def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
         """As this run's settings make them."""
 
+    @property
+    def steps_of_schedule(self) -> int:
+        """Optimizer steps that a run of these settings takes to where this one stands.
+
+        Those that were taken are others where the run was begun with other batches.
+        """
+        trainer, before, per_epoch = self.trainer, self._came_from, self._steps_per_epoch()
+        # Where the run's length is a number of steps, those that were taken are what counts.
+        if not before or not per_epoch or trainer.estimated_stepping_batches == trainer.max_steps:
+            return trainer.global_step
+        return before["steps"] * per_epoch // before["per_epoch"] + trainer.global_step - before["taken"]
+
+    def _steps_per_epoch(self) -> int:
+        batches = self.trainer.num_training_batches
+        return math.ceil(batches / self.trainer.accumulate_grad_batches) if batches < math.inf else 0
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a running epoch has counted so far, on every rank, and what `Plateau` monitors."""
         checkpoint["train_scores"] = of_all_ranks(self.train_scores.so_far())
+        checkpoint["validated"] = self._validated
+        if self._steps_per_epoch():
+            checkpoint["progress"] = {
+                "steps": self.steps_of_schedule,
+                "per_epoch": self._steps_per_epoch(),
+                "batches": int(self.trainer.num_training_batches),
+                "taken": self.trainer.global_step,
+            }
         metrics = self.trainer.callback_metrics
         for schedule in self.trainer.lr_scheduler_configs:
             if isinstance(schedule.scheduler, Plateau) and schedule.scheduler.monitor in metrics:
@@ -90,6 +118,9 @@ class ResumableModule(LightningModule, ABC):
         rank = self.trainer.global_rank if self._trainer is not None else 0
         self._scores_before = of_ranks[rank] if rank < len(of_ranks) else {}
         self._monitored_before = checkpoint.get("monitored", {})
+        self._came_from = checkpoint.get("progress", {})
+        # Of older checkpoints all epochs had one.
+        self._validated = checkpoint.get("validated", True)
 
     def on_train_start(self) -> None:
         """Puts the settings of this run in the place of those that a resumed checkpoint brought along."""
@@ -104,5 +135,11 @@ class ResumableModule(LightningModule, ABC):
                 self.new_optimizer_and_schedule(),
                 self._schedule_states,
                 self.trainer.current_epoch,
-                self.trainer.global_step,
+                self.steps_of_schedule,
             )
+        now = self.trainer.num_training_batches
+        if self._came_from.get("batches", now) != now < math.inf:
+            # The same share of the epoch, as `BatchLoader` goes on, too.
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current
+            for count in ("ready", "started", "processed", "completed"):
+                setattr(done, count, getattr(done, count) * int(now) // self._came_from["batches"])

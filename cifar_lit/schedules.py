@@ -7,9 +7,10 @@ states that once. Those of torch whose second argument is a number of steps fit 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
@@ -67,7 +68,7 @@ class Triangular(LambdaLR):
 
         def factor(step: int) -> float:
             # Step 0 already moves, and the last step is the last above zero.
-            return min((step + 1) / (peak + 1), (total_steps - step) / (total_steps - peak), 1.0)
+            return min((step + 1) / (peak + 1), max(total_steps - step, 0) / (total_steps - peak), 1.0)
 
         super().__init__(optimizer, factor)
 
@@ -162,6 +163,26 @@ class Plateau(ReduceLROnPlateau):
         super().__init__(optimizer, mode=mode, factor=factor, patience=patience, min_lr=min_lr)
         self.monitor = monitor
         self.first_rates = [group["lr"] for group in optimizer.param_groups]
+
+    def tell(self, metrics: Mapping[str, Tensor], validation_is_due: bool) -> None:
+        """Steps on what an epoch logged.
+
+        Args:
+            metrics: All that is logged, by name.
+            validation_is_due: There was no validation in this epoch, but there will be in a later one: metrics that
+                it logs are those of an earlier epoch, or are not there yet.
+
+        Raises:
+            UserError: Nothing logs the metric.
+        """
+        if validation_is_due and not self.monitor.startswith("train/"):
+            return
+        if self.monitor not in metrics:
+            raise UserError(
+                f"Plateau monitors {self.monitor!r}, which nothing logs: give one of {sorted(metrics)} with "
+                "--model.schedule.init_args.monitor."
+            )
+        self.step(metrics[self.monitor].item())
 
     def resume(self, states: list[dict[str, Any]], resumed: Optimizer, fresh: Optimizer) -> None:
         """Goes on from a checkpoint, but with the settings of this run.

@@ -17,7 +17,7 @@ from cifar_lit.classifier import Classifier
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNet18, ResNetV1
-from cifar_lit.schedules import InverseTime, OneCycle, Plateau
+from cifar_lit.schedules import InverseTime, OneCycle, Plateau, Triangular
 from cifar_lit.scores import MeanLoss, Scores
 from cifar_lit.weight_decay import split_by_decay
 
@@ -329,6 +329,39 @@ def test_a_resumed_run_may_have_another_schedule(tmp_path: Path, before: Any, af
     resumed = Pixels(schedule=after, optimizer=lambda p: SGD(p, lr=0.05))
     second.fit(resumed, DigitsDataModule(), ckpt_path=tmp_path / "first.ckpt")
     assert rates.seen == pytest.approx([expected(step) for step in range(10, 20)])
+
+
+@pytest.mark.parametrize(("before", "after"), [(64, 32), (32, 64)])
+@pytest.mark.parametrize("accumulated", [False, True])
+def test_a_run_that_goes_on_with_other_batches_goes_on_at_the_same_share_of_its_schedule(
+    tmp_path: Path, before: int, after: int, accumulated: bool
+) -> None:
+    def run(batch: int, epochs: int, *callbacks: Callback, ckpt_path: Path | None = None) -> Trainer:
+        # As many images a step, in a batch or in two.
+        sizes = {"accumulate_grad_batches": batch // 16} if accumulated else {}
+        new = trainer(tmp_path, max_epochs=4, limit_val_batches=0, callbacks=[Ends(epochs), *callbacks], **sizes)
+        model = Pixels(schedule=Triangular, optimizer=lambda params: SGD(params, lr=0.1))
+        new.fit(model, DigitsDataModule(batch_size=16 if accumulated else batch), ckpt_path=ckpt_path)
+        new.save_checkpoint(tmp_path / "last.ckpt")
+        return new
+
+    class Ends(Callback):
+        def __init__(self, epochs: int) -> None:
+            self.epochs = epochs
+
+        def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
+            trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
+
+    whole, rates, third = Rates(), Rates(), Rates()
+    run(after, 4, whole)
+    run(before, 1)
+    run(after, 3, rates, ckpt_path=tmp_path / "last.ckpt")
+    per_epoch = len(whole.seen) // 4
+    assert rates.seen == pytest.approx(whole.seen[per_epoch : 3 * per_epoch])
+    # Its steps are of both sizes now; to the first size again, and to the end.
+    end = run(before, 4, third, ckpt_path=tmp_path / "last.ckpt")
+    assert 0 < third.seen[-1] < third.seen[0] < 0.05
+    assert end.optimizers[0].param_groups[0]["lr"] == pytest.approx(0)
 
 
 def test_a_resumed_plateau_keeps_its_rate_and_takes_new_settings(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from cifar_lit.callbacks.curves import Curves
 from cifar_lit.callbacks.stops import Stopped, Stops
 from cifar_lit.checkpoint_io import AtomicCheckpointIO
 from cifar_lit.data import DigitsDataModule
+from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.schedules import Exponential, OneCycle, Plateau
@@ -38,21 +39,21 @@ def fit(
     schedule: Any = OneCycle,
     compile_mode: Any = "none",
     ends_at: int | None = None,
+    batch_size: int = 64,
     **kwargs: Any,
 ) -> dict[str, Tensor]:
     seed_everything(3)
     model = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2], schedule=schedule, compile_mode=compile_mode)
     data = DigitsDataModule(
-        batch_size=64, num_workers=num_workers, transforms=[A.Affine(rotate=(-20, 20)), A.CoarseDropout()]
+        batch_size=batch_size, num_workers=num_workers, transforms=[A.Affine(rotate=(-20, 20)), A.CoarseDropout()]
     )
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
-        limit_val_batches=1,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **{"logger": False, "max_epochs": 2, "limit_train_batches": 6, **kwargs},
+        **{"logger": False, "max_epochs": 2, "limit_train_batches": 6, "limit_val_batches": 1, **kwargs},
     )
     trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
     accumulated = kwargs.get("accumulate_grad_batches", 1)
@@ -204,6 +205,36 @@ def test_a_plateau_is_told_of_every_epoch_also_of_that_behind_which_the_run_stop
     for epoch in epochs[:3]:
         resumed = fit(tmp_path, max_epochs=4, schedule=falling, ckpt_path=epoch, enable_checkpointing=False)
         assert_equal(whole, resumed)
+
+
+def test_a_plateau_waits_for_the_epochs_that_are_validated(tmp_path: Path) -> None:
+    def counting(optimizer: Optimizer, steps: int) -> Plateau:
+        # The loss is to rise, which it does not.
+        return Plateau(optimizer, steps, mode="max", factor=0.5, patience=0)
+
+    keep = ModelCheckpoint(tmp_path, "end", save_on_train_epoch_end=True)
+    fit(tmp_path, max_epochs=6, schedule=counting, check_val_every_n_epoch=2, callbacks=[keep])
+    (state,) = torch.load(tmp_path / "end.ckpt", weights_only=True)["lr_schedulers"]
+    assert state["last_epoch"] == 3
+    with pytest.raises(UserError, match="Plateau monitors 'val/loss', which nothing logs"):
+        fit(tmp_path, schedule=counting, limit_val_batches=0, enable_checkpointing=False)
+
+
+def test_a_run_stopped_inside_an_epoch_may_go_on_with_other_batches(tmp_path: Path) -> None:
+    last, seen = LastCheckpoint(), Counted()
+    last.dirpath = str(tmp_path)
+    fit(tmp_path, ends_at=4, callbacks=[TimeIsUp(4), last], limit_train_batches=1.0, max_epochs=1)
+    # 4 of 18 batches of 64 are 8 of 36 of 32: 28 are left.
+    resumed: dict[str, Any] = {"batch_size": 32, "ends_at": 4 + 28, "limit_train_batches": 1.0, "max_epochs": 1}
+    fit(tmp_path, ckpt_path=tmp_path / "last.ckpt", enable_checkpointing=False, callbacks=[seen], **resumed)
+    assert seen.batches == 28
+
+
+class Counted(Callback):
+    batches = 0
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.batches += 1
 
 
 def test_a_run_resumed_from_behind_validation_logs_the_epoch_whole(tmp_path: Path) -> None:

@@ -48,10 +48,12 @@ class _WeightAverage(Callback, ABC):
         self._live: dict[str, Tensor] = {}  # The live weights, while the module holds the average.
         self._updates = 0
         self._step = 0
+        # By how much the schedule's count of steps is ahead: see `ResumableModule.steps_of_schedule`.
+        self._ahead = 0
 
     @abstractmethod
     def _update(self, step: int) -> None:
-        """Takes the live weights in, after an optimizer step counted from 1."""
+        """Takes the live weights in, after an optimizer step counted from 1 as the schedule counts."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forgets an earlier run, and refuses what would save or average something else than is meant."""
@@ -84,6 +86,8 @@ class _WeightAverage(Callback, ABC):
             )
         self._total_steps, self._first_step = int(total), math.ceil(self.start * total)
         self._step = trainer.global_step
+        self._ahead = getattr(pl_module, "steps_of_schedule", self._step) - self._step
+        self._first_step -= self._ahead
         self._weights = {
             name: weight
             for name, weight in pl_module.state_dict(keep_vars=True).items()
@@ -107,7 +111,7 @@ class _WeightAverage(Callback, ABC):
         """Updates the average, where the optimizer has taken a step: a batch may only add to the gradients."""
         step = trainer.global_step
         if step > self._step and step >= self._first_step and step % self.every_n_steps == 0:
-            self._update(step)
+            self._update(step + self._ahead)
         self._step = step
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -237,9 +237,13 @@ class BatchLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is: the epoch, and how many of its batches were handed out."""
-        return {"epoch": self.sampler.epoch, "position": self.position}
+        return {"epoch": self.sampler.epoch, "position": self.position, "of": len(self)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues that epoch behind the last batch that was handed out. Any other epoch begins at its first batch."""
-        self.position = state["position"] % len(self)
+        """Continues that epoch behind the last batch that was handed out. Any other epoch begins at its first batch.
+
+        Where batches have another size now, it goes on at the same share of the epoch.
+        """
+        of = state.get("of", len(self))
+        self.position = state["position"] % of * len(self) // of
         self._resume_at = (state["epoch"], self.position)
