@@ -1,7 +1,5 @@
 """One's own images: a folder a class, decoded once and cached."""
 
-import contextlib
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +11,15 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
+from cifar_lit.console import printable, say
 from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.data.image_cache import cached
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
-# Names the layout of a cache file; a change of what is decoded, or how, must change it.
-CACHE_VERSION = "1"
+# Files that a message names.
+NAMED = 5
 # By the orientation that a camera notes (EXIF 2.32, 4.6.4). ImageOps.exif_transpose would also write the other notes
 # anew, and fails on the odd ones that some cameras leave.
 TURNS = {
@@ -65,15 +65,11 @@ def decode(path: Path, size: int, formats: Sequence[str] = ("PNG", "JPEG")) -> N
     return np.asarray(upright)
 
 
-def cache_folder() -> Path:
-    """Where decoded images are kept: ``$XDG_CACHE_HOME/cifar_lit``, by default ``~/.cache/cifar_lit``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
-
-
 class ImageFolderDataModule(ImageDataModule):
     """Images in ``root/train/<class>/…`` and ``root/test/<class>/…``, PNG or JPEG, any class names, any size.
 
-    They are decoded once, with a progress bar, and cached; a file that is added, removed or changed is noticed.
+    They are decoded once, with a progress bar, and cached; a file that is added, removed or changed is noticed. Other
+    files, and folders in the folder of a class, are passed over, which a line says.
 
     Args:
         root: The folder that holds ``train`` and ``test``.
@@ -120,6 +116,7 @@ class ImageFolderDataModule(ImageDataModule):
         """Decodes what is not in the cache yet, in one process of a machine."""
         if self.test_images is None:
             self._prepared = {split: self._load(split) for split in ("train", "test")}
+            self._say_what_was_passed_over()
 
     def load(self, split: Literal["train", "test"]) -> Images:
         """All images of a split, class after class in the order of their file names."""
@@ -129,11 +126,8 @@ class ImageFolderDataModule(ImageDataModule):
         files, labels = self._list(split)
         if split == "test":
             self.test_files = tuple(Path(file.path).relative_to(self.root).as_posix() for file in files)
-        cache = cache_folder() / f"{self._fingerprint(files)}.npy"
-        pixels = _load_if_whole(cache, (len(files), self.image_size, self.image_size, 3))
-        if pixels is None:
-            pixels = self._decode_all(files, split)
-            _save_atomically(cache, pixels)
+        shape = (len(files), self.image_size, self.image_size, 3)
+        pixels = cached(self.root / split, self._content(files), shape, lambda: self._decode_all(files, split))
         return Images(pixels, labels)
 
     def _list(self, split: str) -> tuple[list[os.DirEntry[str]], NDArray[np.int64]]:
@@ -151,55 +145,78 @@ class ImageFolderDataModule(ImageDataModule):
             labels += [label] * len(images)
         return files, np.array(labels, dtype=np.int64)
 
-    def _fingerprint(self, files: Iterable[os.DirEntry[str]]) -> str:
-        digest = hashlib.sha256(f"{CACHE_VERSION} {self.image_size} {self.root.resolve()}".encode())
+    def _content(self, files: Iterable[os.DirEntry[str]]) -> bytes:
+        """Says which files there are, and how large and how old they are."""
+        lines = []
         for file in files:
             try:
                 status = file.stat()
             except OSError as error:
                 raise UserError(f"Cannot read {file.path} ({error.strerror}): remove it or replace it.") from error
-            digest.update(os.fsencode(f"{file.path} {status.st_size} {status.st_mtime_ns}\n"))
-        return digest.hexdigest()[:32]
+            lines.append(f"{file.path[len(str(self.root)) :]} {status.st_size} {status.st_mtime_ns}\n")
+        return os.fsencode("".join(lines))
 
     def _decode_all(self, files: list[os.DirEntry[str]], split: str) -> NDArray[np.uint8]:
         # Pillow decodes outside the interpreter's lock, so threads are enough.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            decoded = pool.map(lambda file: decode(Path(file.path), self.image_size), files)
+            decoded = pool.map(lambda file: _decoded(Path(file.path), self.image_size), files)
             progress = tqdm(
                 decoded, total=len(files), desc=f"Decoding {split}", unit=" images", leave=False, disable=None
             )
             pixels = np.empty((len(files), self.image_size, self.image_size, 3), np.uint8)
+            wrong = dict[str, UserError]()
             for i, image in enumerate(progress):
-                pixels[i] = image
+                if isinstance(image, UserError):
+                    wrong[files[i].path] = image
+                else:
+                    pixels[i] = image
+        if len(wrong) > 1:
+            # All at once: to find them one by one would be as many runs.
+            raise UserError(f"Cannot read {len(wrong):,} files ({_named(wrong)}): remove them or replace them.")
+        for error in wrong.values():
+            raise error
         return pixels
+
+    def _say_what_was_passed_over(self) -> None:
+        folders = [self.root / split / name for split in ("train", "test") for name in self.class_names]
+        others = [
+            Path(entry.path).relative_to(self.root).as_posix()
+            for folder in folders
+            for entry in _visible(folder)
+            if not _is_image(entry)
+        ]
+        if others:
+            say(
+                f"Passed over {len(others):,} in {self.root} that are no PNG or JPEG files in the folder of a class "
+                f"({_named(sorted(others))})"
+            )
+
+
+def _named(files: Iterable[str]) -> str:
+    names = [*map(printable, files)]
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
 def _is_visible_folder(entry: os.DirEntry[str]) -> bool:
     return entry.is_dir() and not entry.name.startswith(".")
 
 
-def _images_in(folder: Path) -> list[os.DirEntry[str]]:
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
     # Hidden ones are no images: a copy from a Mac has "._cat.jpg" beside "cat.jpg".
-    entries = (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
-    return sorted((e for e in entries if e.name.lower().endswith(EXTENSIONS)), key=lambda entry: entry.name)
+    return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
 
 
-def _load_if_whole(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(EXTENSIONS)
+
+
+def _images_in(folder: Path) -> list[os.DirEntry[str]]:
+    return sorted(filter(_is_image, _visible(folder)), key=lambda entry: entry.name)
+
+
+def _decoded(path: Path, size: int) -> NDArray[np.uint8] | UserError:
+    """The image, or what is wrong with it."""
     try:
-        pixels: NDArray = np.load(path)
-    except Exception:  # Not there, or damaged in whatever way: the images are decoded again.
-        return None
-    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
-
-
-def _save_atomically(path: Path, pixels: NDArray[np.uint8]) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.save(file, pixels)
-        temporary.replace(path)
-    except OSError:
-        # A cache that cannot be written, on a full or read-only disk, costs the next run some time and no more.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        return decode(path, size)
+    except UserError as error:
+        return error

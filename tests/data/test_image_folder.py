@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from PIL.Image import Exif
 
 from cifar_lit.data import image_folder as module
+from cifar_lit.data.image_cache import cache_folder
 from cifar_lit.data.image_folder import ImageFolderDataModule, decode
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
@@ -405,7 +406,7 @@ def test_a_cache_of_another_shape_is_not_used(image_folder: MakeFolder, cache_ho
 def test_the_cache_lies_in_the_users_home_by_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert module.cache_folder() == tmp_path / ".cache" / "cifar_lit"
+    assert cache_folder() == tmp_path / ".cache" / "cifar_lit"
 
 
 # Errors
@@ -528,3 +529,46 @@ def test_an_image_that_cannot_be_read_is_an_error_that_names_it(
     assert "remove it or replace it" in message
     # A split that was not read whole is not cached.
     assert list(cache_home.rglob("*.npy")) == []
+
+
+def test_all_that_cannot_be_read_is_named_at_once(image_folder: MakeFolder) -> None:
+    root = image_folder(train=8)
+    for i in range(7):
+        cut_short(root / "train" / "dog" / f"{i}.png")
+    message = error_of(root)
+    assert message.startswith(f"Cannot read 7 files ({root / 'train' / 'dog' / '0.png'}, ")
+    assert message.endswith(", …): remove them or replace them.")
+    assert message.count(".png") == 5
+
+
+def test_what_is_passed_over_is_said_in_a_line(image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    root = image_folder()
+    loaded(root)
+    assert capsys.readouterr().out == ""
+    (root / "train" / "cat" / "more").mkdir()
+    (root / "test" / "dog" / "a.webp").touch()
+    (root / "test" / "dog" / ".hidden").touch()
+    loaded(root)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert f"Passed over 2 in {root}" in said
+    assert "(test/dog/a.webp, train/cat/more)" in said
+
+
+def test_of_a_folder_only_the_newest_images_are_kept(
+    image_folder: MakeFolder, cache_home: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image_folder()
+    loaded(root)
+    loaded(root, size=16)
+    kept = {*cache_home.rglob("*.npy")}
+    assert len(kept) == 4
+    (root / "train" / "cat" / "0.png").unlink()
+    loaded(root)
+    assert len({*cache_home.rglob("*.npy")}) == 4
+    assert len(kept - {*cache_home.rglob("*.npy")}) == 1
+    # The same folder by another name.
+    decoded.clear()
+    monkeypatch.chdir(root.parent)
+    loaded(Path(root.name))
+    assert decoded == []

@@ -1,0 +1,66 @@
+"""Decoded images on disk: those of a folder as it is now, and no others of it."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Names the layout of a file; a change of what is decoded, or how, must change it.
+VERSION = "2"
+
+
+def cache_folder() -> Path:
+    """Where decoded images are kept: ``$XDG_CACHE_HOME/cifar_lit``, by default ``~/.cache/cifar_lit``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
+
+
+def cached(
+    folder: Path, content: bytes, shape: tuple[int, ...], decode: Callable[[], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """The images of a folder, decoded only if they are not there; they then replace what was there of it before.
+
+    Args:
+        folder: Where they come from.
+        content: Of the folder: other files, or changed ones, make it another.
+        shape: (n, size, size, 3).
+        decode: Makes them, uint8 of that shape.
+    """
+    of_folder = f"{_digest(f'{shape[1]} {folder.resolve()}'.encode())[:16]}-"
+    file = cache_folder() / f"{of_folder}{_digest(content)[:32]}.npy"
+    pixels = _load_if_whole(file, shape)
+    if pixels is None:
+        pixels = decode()
+        _save_atomically(file, pixels)
+        for older in {*file.parent.glob(f"{of_folder}*.npy")} - {file}:
+            with contextlib.suppress(OSError):
+                older.unlink()
+    return pixels
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(VERSION.encode() + text).hexdigest()
+
+
+def _load_if_whole(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    try:
+        pixels: NDArray = np.load(path)
+    except Exception:  # Not there, or damaged in whatever way: the images are decoded again.
+        return None
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+
+
+def _save_atomically(path: Path, pixels: NDArray[np.uint8]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            np.save(file, pixels)
+        temporary.replace(path)
+    except OSError:
+        # A cache that cannot be written, on a full or read-only disk, costs the next run some time and no more.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
