@@ -10,7 +10,7 @@ from cifar_lit.commands import explain as explaining
 from cifar_lit.commands import export as exporting
 from cifar_lit.commands.evaluation import load_weights
 from cifar_lit.commands.learnt_data import preprocessing_in
-from cifar_lit.commands.pictures import FORMATS, predict_pictures
+from cifar_lit.commands.pictures import FORMATS, OVERLAYS, predict_pictures
 from cifar_lit.commands.summary import Format, summarize
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
@@ -131,7 +131,7 @@ class CifarTrainer(Trainer):
             images,
             folder / "predictions.csv",
             class_names,
-            folder / "overlays" if overlays else None,
+            folder / OVERLAYS if overlays else None,
             method,
         )
         return None

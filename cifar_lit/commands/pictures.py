@@ -22,6 +22,7 @@ from cifar_lit.console import printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
 from cifar_lit.files import ready_to_write, write_atomically
+from cifar_lit.runs import data_in
 
 Pixels = NDArray[np.uint8]
 
@@ -34,6 +35,7 @@ BATCH = 64
 TOP = 3
 # Files that a message names, and where all are listed.
 NAMED, UNREADABLE = 5, "unreadable.txt"
+OVERLAYS = "overlays"
 # Pixels that a side of a picture of Grad-CAM has at least.
 OVERLAY_SIDE = 256
 
@@ -59,7 +61,9 @@ def stand_in_for_data(content: dict[str, Any], checkpoint: Path) -> dict[str, An
         checkpoint: Its path, to be named in an error.
     """
     names, _ = preprocessing_in(content, checkpoint)
-    size = content.get("datamodule_hyper_parameters", {}).get("image_size", 32)
+    # Older checkpoints keep it only where it is an argument.
+    settings = content.get("datamodule_hyper_parameters", {})
+    size = (data_in(content) or {}).get("image_size", settings.get("image_size", 32))
     class_path = f"{NoImages.__module__}.{NoImages.__name__}"
     return {"class_path": class_path, "init_args": {"num_classes": len(names), "image_size": size}}
 
@@ -145,10 +149,12 @@ def _pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[lis
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give one that holds pictures.")
     written = [output.resolve(), output.with_name(UNREADABLE).resolve()]
-    if overlays is not None and overlays.resolve().is_relative_to(folder.resolve()):
-        if overlays.resolve() == folder.resolve():
-            raise UserError(f"Overlays in {folder} would mix with its pictures: name another folder for them.")
-        written.append(overlays.resolve())
+    if overlays is not None and overlays.resolve() == folder.resolve():
+        raise UserError(f"Overlays in {folder} would mix with its pictures: name another folder for them.")
+    # Also those of a run before that are not asked for now.
+    place = (overlays or output.with_name(OVERLAYS)).resolve()
+    if place != folder.resolve() and place.is_relative_to(folder.resolve()):
+        written.append(place)
     files = sorted(
         path
         for path in folder.rglob("*")

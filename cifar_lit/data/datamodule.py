@@ -237,10 +237,9 @@ class ImageDataModule(LightningDataModule):
         if self._statistics is None:
             return {}
         mean, std = self._statistics
-        state: dict[str, Any] = {"class_names": list(self.class_names), "mean": mean.cpu(), "std": std.cpu()}
-        if self._train_loader is not None:
-            state["train_loader"] = self._train_loader.state_dict()
-        return state
+        kept = {"class_names": list(self.class_names), "image_size": self.image_size}
+        state: dict[str, Any] = {**kept, "mean": mean.cpu(), "std": std.cpu()}
+        return state if self._train_loader is None else {**state, "train_loader": self._train_loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lets the next training loader continue where the checkpoint's left off, and images be normalised alike."""

@@ -259,3 +259,10 @@ def test_pictures_are_made_as_square_as_the_datas_images() -> None:
     wide: Any = SimpleNamespace(image_size=(24, 48))
     with pytest.raises(UserError, match=r"Pictures are made square, and the images of .* are of \(24, 48\) pixels"):
         side_of_images(wide)
+
+
+def test_overlays_of_a_run_before_are_no_pictures(run: Run, folder: Path) -> None:
+    picture(folder / "a.png")
+    output = folder / "out" / "table.csv"
+    assert len(predict(run, folder, output, overlays=output.with_name("overlays"))) == 2
+    assert len(predict(run, folder, output)) == 2

@@ -3,15 +3,18 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
+from cifar_lit.data import statistics
 from cifar_lit.data.batches import BatchLoader, TrainingPlan
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.images import Images, stratified_split
+from cifar_lit.data.statistics import channel_statistics
 from cifar_lit.errors import UserError
 
 CLASSES = ("cat", "dog", "emu")
@@ -293,7 +296,8 @@ def test_state_tells_class_names_and_statistics() -> None:
     assert TinyDataModule().state_dict() == {}
     data = ready(normalize="channel")
     state = data.state_dict()
-    assert set(state) == {"class_names", "mean", "std"}
+    assert set(state) == {"class_names", "image_size", "mean", "std"}
+    assert state["image_size"] == data.image_size
     assert state["class_names"] == list(CLASSES)
     pixels = data.load("train").pixels.reshape(-1, 3)
     np.testing.assert_allclose(state["mean"].flatten(), pixels.mean(axis=0), rtol=1e-5)
@@ -365,3 +369,14 @@ def test_arguments_of_a_subclass_are_hyperparameters(noise: Callable[..., Images
 
     hparams = dict(SeededDataModule(start=6, batch_size=3).hparams)
     assert (hparams["start"], hparams["batch_size"]) == (6, 3)
+
+
+def test_statistics_of_many_pixels_are_those_of_their_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = ready().load("train")
+    whole = channel_statistics(train)
+    mean, std = cv2.meanStdDev(train.pixels.reshape(-1, train.pixels.shape[2], 3))
+    assert whole == ((mean[:, 0] / 255).tolist(), (std[:, 0] / 255).tolist())
+    # The last block is a smaller one.
+    monkeypatch.setattr(statistics, "MOST_PIXELS", 7 * train.pixels.shape[2])
+    for found, expected in zip(channel_statistics(train), whole, strict=True):
+        assert found == pytest.approx(expected, rel=1e-12)
