@@ -38,10 +38,10 @@ from cifar_lit.commands.learnt_data import take_learnt
 from cifar_lit.commands.pictures import stand_in_for_data
 from cifar_lit.console import TRACEBACK_VARIABLE, exit_with, hush_libraries, say
 from cifar_lit.errors import UserError
-from cifar_lit.logger import CurvesLogger
+from cifar_lit.logger import CurvesLogger, logger_of
 from cifar_lit.precision import can_use, choose_precision
 from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
-from cifar_lit.runs import BEST, LOGS, find_checkpoint, load_checkpoint, recipe_name, run_of, with_own_config
+from cifar_lit.runs import BEST, LOGS, find_checkpoint, load_checkpoint, recipe_name, runs_of, with_own_config
 from cifar_lit.trainer import CifarTrainer
 
 RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
@@ -122,7 +122,7 @@ class CifarCLI(LightningCLI):
         """
         settings = self._settings
         wanted = settings.ckpt_path or (BEST if self.config.subcommand in RUNS_A_CHECKPOINT else None)
-        self.checkpoint = find_checkpoint(wanted, self._root, self._recipe_given) if wanted else None
+        self.checkpoint = find_checkpoint(wanted, self._root, self._runs_meant) if wanted else None
         if self.checkpoint is not None and "state_dict" not in load_checkpoint(self.checkpoint):
             raise UserError(f"{self.checkpoint} is no checkpoint of a run: give one that `fit` wrote.")
         if self.checkpoint is not None and self.config.subcommand != "summary":
@@ -134,14 +134,19 @@ class CifarCLI(LightningCLI):
         return Path(self._settings.trainer.default_root_dir or ".")
 
     @property
-    def _recipe_given(self) -> str | None:
+    def _config_given(self) -> Path | None:
         configs = [config for config in self._settings.config or [] if config is not None]
-        return recipe_name(Path(configs[-1].relative)) if configs else None
+        return Path(configs[-1].relative) if configs else None
+
+    @property
+    def _runs_meant(self) -> Path | None:
+        return runs_of(given, self._root) if (given := self._config_given) is not None else None
 
     @property
     def recipe(self) -> str:
         """What runs of these settings are called: the config file's name, without one the model's class."""
-        return self._recipe_given or str(self._settings.model.class_path).rpartition(".")[2]
+        given = self._config_given
+        return recipe_name(given) if given is not None else str(self._settings.model.class_path).rpartition(".")[2]
 
     def before_instantiate_classes(self) -> None:
         """Sees to it that what is asked for is there."""
@@ -192,7 +197,7 @@ class CifarCLI(LightningCLI):
             callbacks += [LastCheckpoint(best.every_n_minutes)] if best.every_n_minutes is not None else []
             config.plugins = with_atomic_saving(config.plugins)
         if config.logger in (None, True):
-            config.logger = self._new_logger()
+            config.logger = logger_of(self.checkpoint, self._root, self.recipe, self.subcommand != "fit")
         if self.subcommand == "fit":
             callbacks.append(Provenance(self._parser("fit").dump(self._settings)))
         if self.subcommand == "predict":
@@ -203,13 +208,6 @@ class CifarCLI(LightningCLI):
         trainer: Trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)
         share_batch_norm_on_cpu(trainer)
         return trainer
-
-    def _new_logger(self) -> CurvesLogger:
-        run = run_of(self.checkpoint) if self.checkpoint is not None else None
-        if run is not None:
-            # A resumed run's curves go on, and beside them stands what an evaluation finds.
-            return CurvesLogger(str(run.parent.parent), name=run.parent.name, version=run.name)
-        return CurvesLogger(str(self._root), name=f"{LOGS}/{self.recipe}")
 
     def after_fit(self) -> None:
         """Says where everything is."""

@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
+from cifar_lit.files import ready_to_write
+from cifar_lit.runs import LOGS, run_of
+
 SPLITS = ("train", "val", "test")
+# At the end of the names of files with what an evaluation found, beside those of the run.
+EVALUATION = ".evaluation"
 
 
 class CurvesLogger(TensorBoardLogger):
@@ -19,18 +25,26 @@ class CurvesLogger(TensorBoardLogger):
         save_dir: Folder below which runs land.
         name: Sub-folder for the runs of one recipe.
         version: Of the run; by default the next that is free.
+        evaluates: It is not the run itself that logs, but an evaluation of its checkpoint.
     """
 
-    def __init__(self, save_dir: str, name: str = "lightning_logs", version: int | str | None = None) -> None:
+    def __init__(
+        self,
+        save_dir: str,
+        name: str = "lightning_logs",
+        version: int | str | None = None,
+        evaluates: bool = False,
+    ) -> None:
         # A run that logs no metric at its start would show as −1.
         super().__init__(save_dir, name=name, version=version, default_hp_metric=False)
+        self._suffix = EVALUATION if evaluates else ""
         self._writers: dict[str, SummaryWriter] = {}
         # The step and value that was last logged under a name.
         self._logged: dict[str, tuple[int | None, float]] = {}
 
     def _writer(self, split: str) -> SummaryWriter:
         if split not in self._writers:
-            self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split))
+            self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split), filename_suffix=self._suffix)
         return self._writers[split]
 
     @rank_zero_only
@@ -61,3 +75,28 @@ class CurvesLogger(TensorBoardLogger):
         for writer in self._writers.values():
             writer.flush()
             writer.close()
+
+
+def tensorboard_of(trainer: Trainer) -> TensorBoardLogger | None:
+    """The first of a trainer's loggers that writes for TensorBoard."""
+    return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
+
+
+def logger_of(checkpoint: Path | None, root: Path, recipe: str, evaluates: bool) -> CurvesLogger:
+    """TensorBoard for a run.
+
+    Args:
+        checkpoint: That it is about: a resumed run's curves go on, and beside them stands what an evaluation finds.
+        root: Folder of ``lightning_logs`` for a new run.
+        recipe: What it is called.
+        evaluates: It is evaluated, not trained.
+
+    Raises:
+        UserError: The checkpoint's run cannot be written to.
+    """
+    run = run_of(checkpoint) if checkpoint is not None else None
+    if run is None:
+        return CurvesLogger(str(root), name=f"{LOGS}/{recipe}")
+    # TensorBoard would say so only when all is computed, from a thread of its own.
+    ready_to_write(run)
+    return CurvesLogger(str(run.parent.parent), run.parent.name, run.name, evaluates)

@@ -34,8 +34,21 @@ def run_of(checkpoint: Path) -> Path | None:
 
 def recipe_name(config: Path) -> str:
     """What runs of a config file are called: its name, and for a run's own config that run's name."""
-    in_a_run = config.name == CONFIG and (config.parent / "checkpoints").is_dir()
-    return config.resolve().parent.parent.name if in_a_run else config.stem
+    return config.resolve().parent.parent.name if _is_a_runs_own(config) else config.stem
+
+
+def runs_of(config: Path, root: Path) -> Path:
+    """The folder of a config file's runs; of a run's own config that run.
+
+    Args:
+        config: The file.
+        root: Folder that holds ``lightning_logs``.
+    """
+    return config.parent if _is_a_runs_own(config) else _folder_of_runs(root, config.stem)
+
+
+def _is_a_runs_own(config: Path) -> bool:
+    return config.name == CONFIG and (config.parent / "checkpoints").is_dir()
 
 
 def _accuracy(checkpoint: Path) -> float:
@@ -70,26 +83,30 @@ def checkpoints(kind: str, root: Path, recipe: str | None = None) -> list[Path]:
         root: Folder that holds ``lightning_logs``.
         recipe: Look only among the runs of this recipe.
     """
-    found = _folder_of_runs(root, recipe).glob(f"**/checkpoints/{kind}*.ckpt")
-    return sorted(found, key=lambda file: file.stat().st_mtime)
+    return _in_order_of_time(_folder_of_runs(root, recipe), kind)
 
 
-def find_checkpoint(ckpt_path: str, root: Path, recipe: str | None = None) -> Path:
+def _in_order_of_time(runs: Path, kind: str) -> list[Path]:
+    return sorted(runs.glob(f"**/checkpoints/{kind}*.ckpt"), key=lambda file: file.stat().st_mtime)
+
+
+def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None) -> Path:
     """The checkpoint that is meant, seen to be whole.
 
     Args:
         ckpt_path: A file, or ``best`` or ``last`` for that of the newest run.
         root: Folder that holds ``lightning_logs``.
-        recipe: Look only among the runs of this recipe.
+        runs: Look only among the runs in this folder.
 
     Raises:
         UserError: There is none, or it is damaged.
     """
     if ckpt_path in (BEST, LAST):
-        every = checkpoints("", root, recipe)
+        runs = runs or root / LOGS
+        every = _in_order_of_time(runs, "")
         if not every:
             raise UserError(
-                f"{_folder_of_runs(root, recipe)} holds no run with a {ckpt_path} checkpoint: train one with `fit`, "
+                f"{runs} holds no run with a {ckpt_path} checkpoint: train one with `fit`, "
                 "afresh without --ckpt_path, or give --ckpt_path FILE."
             )
         # An older run's would be taken for the newest one's.

@@ -26,6 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cifar_lit.cli import DEFAULTS, main
 from cifar_lit.data import CIFAR10DataModule
+from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
 from cifar_lit.models import ResNetV1
 from cifar_lit.runs import find_checkpoint, with_own_config
@@ -164,6 +165,43 @@ def test_a_resumed_run_remembers_its_best(capsys: pytest.CaptureFixture[str]) ->
     assert best.name in capsys.readouterr().out.splitlines()[-2]
     assert find_checkpoint("best", Path()) == best
     assert len(scalars(run / "val")["accuracy"]) == 2
+
+
+def test_a_moved_run_remembers_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fit("--trainer.max_epochs=1", "--trainer.limit_train_batches=30")
+    (best,) = (run / "checkpoints").glob("best*")
+    moved = Path("elsewhere/lightning_logs/tiny/version_0")
+    moved.parent.mkdir(parents=True)
+    run.rename(moved)
+    Path("here").mkdir()
+    monkeypatch.chdir("here")
+    config, last = Path("../tiny.yaml"), (Path("..") / moved / "checkpoints" / "last.ckpt").resolve()
+    main(["fit", f"--config={config}", f"--ckpt_path={last}", "--model.optimizer.lr=10", "--model.schedule=null"])
+    assert [path.name for path in last.parent.glob("best*")] == [best.name]
+
+
+def test_a_runs_own_config_means_that_run(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (fit(f"--seed_everything={seed}", "--trainer.max_epochs=1") for seed in (1, 2))
+    before = (second / "checkpoints" / "last.ckpt").read_bytes()
+    main(["test", f"--config={first / 'config.yaml'}"])
+    assert f"Checkpoint {first}" in capsys.readouterr().out
+    main(["fit", f"--config={first / 'config.yaml'}", "--ckpt_path=last", "--trainer.max_epochs=2"])
+    assert torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1
+    assert (second / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert f"Resuming {first}" in capsys.readouterr().out
+
+
+def test_a_run_that_cannot_be_written_to_is_named_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fit("--trainer.max_epochs=1")
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Not by chmod: an administrator may write everywhere.
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert f"Cannot write to {run}" in failure(capsys, "test")
 
 
 def test_of_an_older_run_the_best_checkpoint_is_not_taken() -> None:
@@ -315,6 +353,27 @@ def test_ones_own_pictures_need_no_data() -> None:
     (table,) = Path().rglob("predictions.csv")
     assert table.read_text().startswith("file,predicted,probability,second,third,p_cat,p_dog,p_eel\n")
     assert len(table.read_text().splitlines()) == 25
+
+
+def test_ones_own_pictures_are_of_the_size_of_ones_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(16)
+    Path("small.py").write_text(
+        "from cifar_lit.data import ImageFolderDataModule\n"
+        "class Small(ImageFolderDataModule):\n"
+        "    def __init__(self, root: str = 'images', **kwargs):\n"
+        "        super().__init__(root, image_size=16, **kwargs)\n"
+    )
+    monkeypatch.syspath_prepend(".")
+    sizes = set()
+
+    def noted(path: Path, size: int, formats: Any) -> Any:
+        sizes.add(size)
+        return decode(path, size)
+
+    monkeypatch.setattr("cifar_lit.trainer.decode", noted)
+    fit("--data=small.Small", "--data.val_size=3")
+    main(["predict", "--images=images"])
+    assert sizes == {16}
 
 
 def test_ones_own_model_and_data_by_import_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,9 +38,10 @@ class BestCheckpoint(ModelCheckpoint):
         self.every_n_minutes = every_n_minutes
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the best so far, also where the run's folder is now written in another way."""
+        """Goes on from the best so far, also where the run's folder has moved or is now written in another way."""
         before, here = Path(state_dict["dirpath"]), Path(self.dirpath or ".")
-        if before.resolve() == here.resolve():
+        path = state_dict["best_model_path"]
+        if before.resolve() == here.resolve() or (path and (here / Path(path).name).is_file()):
             best = {str(here / Path(path).name): score for path, score in state_dict["best_k_models"].items()}
             paths = {key: state_dict[key] for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
             moved = {key: str(here / Path(path).name) if path else path for key, path in paths.items()}

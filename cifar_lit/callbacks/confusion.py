@@ -8,6 +8,7 @@ from cifar_lit.callbacks.panel import Panel, board
 from cifar_lit.callbacks.record import Evaluated
 from cifar_lit.explain.figures import class_scores_figure, confusion_figure
 from cifar_lit.explain.scoring import ClassScore, class_scores
+from cifar_lit.logger import tensorboard_of
 
 
 class ConfusionPanel(Panel):
@@ -46,7 +47,9 @@ class ConfusionPanel(Panel):
                 for score in self._scores(evaluated):
                     for measure in ("precision", "recall", "f1"):
                         curves[f"{evaluated.split}/per_class_{measure}/{score.name}"] = getattr(score, measure)
-                trainer.logger.log_metrics(curves, evaluated.step)  # type: ignore[union-attr]
+                logger = tensorboard_of(trainer)
+                assert logger is not None
+                logger.log_metrics(curves, evaluated.step)
 
     def draw(self, trainer: Trainer, pl_module: LightningModule, evaluated: Evaluated) -> None:
         """Draws the matrix and the scores, and writes the scores as a table."""

@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar_lit.callbacks.on_host import OnHost
-from cifar_lit.logger import CurvesLogger
+from cifar_lit.logger import CurvesLogger, tensorboard_of
 
 
 class _Moment:
@@ -80,7 +79,9 @@ class Curves(Callback):
         self._images += _count(batch)
         # Here and not at the epoch's end: validation runs in between.
         self._ended = _Moment(pl_module.device) if trainer.is_last_batch else None
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # 0 is never, as for Lightning.
+        if every and trainer.global_step % every == 0:
             self._log(trainer, {"run/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
             if self.step_loss and isinstance(outputs, dict) and "loss" in outputs:
                 self._loss = OnHost(outputs["loss"]), trainer.global_step
@@ -119,11 +120,12 @@ class Curves(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the settings with what they led to, for TensorBoard's HPARAMS page."""
-        if isinstance(trainer.logger, TensorBoardLogger) and not trainer.interrupted:
+        logger = tensorboard_of(trainer)
+        if logger is not None and not trainer.interrupted:
             data = getattr(trainer, "datamodule", None)
             settings = {"model": _shown(pl_module.hparams), "data": _shown(data.hparams) if data is not None else {}}
             results = {f"results/{name}": float(v) for name, v in trainer.callback_metrics.items() if "/" in name}
-            trainer.logger.log_hyperparams(settings, results)
+            logger.log_hyperparams(settings, results)
 
     @staticmethod
     def _log(trainer: Trainer, metrics: dict[str, float], step: int) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
@@ -21,6 +20,7 @@ from cifar_lit.explain.figures import to_rgb
 from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
 from cifar_lit.explain.network import network_of
 from cifar_lit.explain.scoring import Predictions
+from cifar_lit.logger import tensorboard_of
 
 MOST_GROUPS = 3
 # Of the tiles of a figure: TensorBoard shrinks wide ones to its cards.
@@ -84,7 +84,7 @@ class Panel(Callback, ABC):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         panels = [callback for callback in callbacks if isinstance(callback, Panel) and callback.every_n_epochs]
         self.pending = False
-        self._active = self in panels and isinstance(trainer.logger, TensorBoardLogger)
+        self._active = self in panels and tensorboard_of(trainer) is not None
         self._records = self._active and self is panels[0]
         if self._active:
             self.record = panels[0].record
@@ -205,5 +205,7 @@ def caption(predictions: Predictions, row: int) -> str:
 
 def board(trainer: Trainer) -> SummaryWriter:
     """Where a panel writes to, on rank zero."""
-    writer: SummaryWriter = trainer.logger.experiment  # type: ignore[union-attr]
+    logger = tensorboard_of(trainer)
+    assert logger is not None
+    writer: SummaryWriter = logger.experiment
     return writer

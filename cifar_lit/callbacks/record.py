@@ -1,5 +1,6 @@
 """One record, for all panels, of what the network says of a split's images."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -62,34 +63,40 @@ class StoredPictures:
 
 
 class KeptPictures:
-    """The first `KEPT` images of rank zero, taken from the batches themselves: their pixels are gone.
+    """About `KEPT` images of rank zero, the first of each batch, taken from the batches: their pixels are gone.
+
+    Of each batch, because data may come class after class.
 
     Args:
         rank: This process, from 0.
         world_size: Number of processes, which take turns as in a `DistributedSampler`.
+        batches: Number of batches that will come, if it is known.
     """
 
-    def __init__(self, rank: int, world_size: int) -> None:
+    def __init__(self, rank: int, world_size: int, batches: float = math.inf) -> None:
         self._rank, self._world_size = rank, world_size
+        self._of_each = math.ceil(KEPT / batches) if 0 < batches < math.inf else KEPT
         self._seen = 0
         self._kept: list[Tensor] = []
+        self._places: Places = np.empty(0, np.int64)
 
     def note(self, batch_idx: int, images: Tensor) -> Places:
-        """Keeps the images, and counts on."""
-        if self._rank == 0 and self._seen < KEPT:
-            self._kept.append(images.detach())
-        numbers = np.arange(self._seen, self._seen + len(images))
+        """Keeps images, and counts on."""
+        places: Places = np.arange(self._seen, self._seen + len(images)) * self._world_size + self._rank
         self._seen += len(images)
-        return numbers * self._world_size + self._rank
+        if self._rank == 0 and len(self._places) < KEPT:
+            # A copy: a view would keep the whole batch.
+            self._kept.append(images[: self._of_each].detach().clone())
+            self._places = np.append(self._places, places[: self._of_each])
+        return places
 
     def has(self, places: Places) -> NDArray[np.bool_]:
         """Those that were kept."""
-        kept: NDArray[np.bool_] = (places % self._world_size == 0) & (places // self._world_size < KEPT)
-        return kept
+        return np.isin(places, self._places)
 
     def find(self, places: Places, device: torch.device) -> tuple[NDArray[np.uint8], Tensor]:
         """The images, and stretched to 0–255 each."""
-        images = torch.cat(self._kept)[torch.from_numpy(places // self._world_size)].to(device)
+        images = torch.cat(self._kept)[torch.from_numpy(np.searchsorted(self._places, places))].to(device)
         return stretched(images), images
 
 
@@ -125,6 +132,13 @@ class Evaluated:
         return self.pictures.find(self.places[rows], device)
 
 
+def _batches(trainer: Trainer, split: str) -> Sequence[float]:
+    """Number of batches of each loader of a split."""
+    if split == "test":
+        return trainer.num_test_batches
+    return trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+
+
 class Record:
     """Labels and logits of the newest pass over a split. They stay on the device until a panel asks for them.
 
@@ -150,7 +164,7 @@ class Record:
         if images is not None and hasattr(loader, "plan"):
             self._pictures = StoredPictures(images, loader, datamodule)
         else:
-            self._pictures = KeptPictures(trainer.global_rank, trainer.world_size)
+            self._pictures = KeptPictures(trainer.global_rank, trainer.world_size, sum(_batches(trainer, split)))
 
     def add(self, batch: Any, logits: Any, batch_idx: int) -> None:
         """Takes a batch; one that is not images and labels, with logits for them, is passed over."""

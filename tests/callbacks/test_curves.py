@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cifar_lit.callbacks.curves import Curves
 from cifar_lit.data import DigitsDataModule
+from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import DepthwiseNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
@@ -101,3 +103,24 @@ def test_batches_of_another_kind_are_not_counted(tmp_path: Path) -> None:
     )
     trainer.fit(Dictionaries(), DataLoader([{"x": torch.ones(2)}] * 4, batch_size=2))  # type: ignore[arg-type]
     assert curves.images_per_second is None
+
+
+def test_rates_are_logged_every_so_many_steps_and_never_at_0(tmp_path: Path) -> None:
+    for every, expected in ((2, [2, 4]), (0, [])):
+        folder = tmp_path / str(every)
+        trainer = Trainer(
+            max_epochs=1,
+            limit_train_batches=5,
+            limit_val_batches=0,
+            log_every_n_steps=every,
+            logger=CurvesLogger(str(folder)),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            accelerator="cpu",
+            callbacks=[Curves()],
+        )
+        trainer.fit(DepthwiseNet(widths=[[8]], dropout=[0.0]), DigitsDataModule())
+        events = EventAccumulator(str(folder / "lightning_logs" / "version_0")).Reload()
+        logged = events.Tags()["scalars"]
+        steps = [e.step for e in events.Scalars("run/learning_rate")] if "run/learning_rate" in logged else []
+        assert steps == expected

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lit.callbacks.confusion import ConfusionPanel
+from cifar_lit.callbacks.curves import Curves
 from cifar_lit.callbacks.gradcam import GradCamPanel
+from cifar_lit.callbacks.layers import LayerPanel
 from cifar_lit.callbacks.misclassified import MisclassifiedPanel
 from cifar_lit.callbacks.panel import Panel
 from cifar_lit.callbacks.record import KEPT, Evaluated, KeptPictures, stretched
@@ -524,9 +526,11 @@ def test_images_of_other_data_come_from_their_batches(tmp_path: Path, plain_figu
     evaluated = spy.seen[0]
     assert plain_figures["confusion"][0][0].sum() == KEPT + 20
     assert plain_figures["confusion"][0][1] == ("0", "1", "2")
-    assert len(evaluated.shown) == KEPT
-    pixels, inputs = evaluated.find([1, KEPT - 1], torch.device("cpu"))
-    assert torch.equal(inputs, torch.stack([loader(KEPT + 20).dataset[i][0] for i in (1, KEPT - 1)]))
+    # The first 47 of each of 11 batches of 50.
+    assert evaluated.places.tolist() == [i for i in range(KEPT + 20) if i % 50 < 47]
+    rows = [1, 47, len(evaluated.places) - 1]
+    pixels, inputs = evaluated.find(rows, torch.device("cpu"))
+    assert torch.equal(inputs, torch.stack([loader(KEPT + 20).dataset[i][0] for i in evaluated.places[rows]]))
     np.testing.assert_array_equal(pixels, stretched(inputs))
     assert len(plain_figures["tiles"]) == 3
 
@@ -599,3 +603,30 @@ def test_maps_are_for_the_classes_that_they_say(
     monkeypatch.setattr("cifar_lit.callbacks.panel.class_activation_maps", maps)
     make_trainer(tmp_path, [panel]).test(always(2), Patches())
     assert asked == [expected]
+
+
+def test_of_data_in_the_order_of_classes_images_of_every_class_are_kept() -> None:
+    kept = KeptPictures(0, 1, batches=100)
+    for batch in range(100):
+        kept.note(batch, torch.full((50, 3, 2, 2), float(batch)))
+    found = np.flatnonzero(kept.has(np.arange(5000)))
+    assert KEPT <= len(found) < KEPT + 6
+    # One class would be a tenth of it.
+    assert found[-1] > 4000
+    assert kept.find(found[-1:], torch.device("cpu"))[1].flatten()[0] == found[-1] // 50
+    # Of data whose length nobody knows, and of fewer, the first ones.
+    for batches in (float("inf"), 1):
+        kept = KeptPictures(0, 1, batches)
+        kept.note(0, torch.zeros(600, 3, 2, 2))
+        assert np.flatnonzero(kept.has(np.arange(600))).tolist() == [*range(KEPT)]
+
+
+def test_tensorboard_need_not_be_the_first_logger(tmp_path: Path) -> None:
+    loggers = [CSVLogger(str(tmp_path), name="csv"), CurvesLogger(str(tmp_path))]
+    make_trainer(tmp_path, [*panels(), Curves(), LayerPanel()], logger=loggers, max_epochs=1).fit(Small(), Patches())
+    assert {"val/confusion", "val/gradcam/group_1", "val/misclassified/group_1"} <= images_in(tmp_path).keys()
+    assert "per_class_recall/cat" in scalars_in(tmp_path, "val")
+    events = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0")).Reload()
+    assert "layers/text_summary" in events.Tags()["tensors"]
+    assert "results/val/accuracy" in events.Tags()["scalars"]
+    assert not any("per_class" in path.read_text() for path in (tmp_path / "csv").rglob("metrics.csv"))
