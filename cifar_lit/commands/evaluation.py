@@ -1,6 +1,6 @@
 """What the commands share that look into a trained network: its weights, its predictions, where they come from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -130,14 +130,29 @@ def evaluate(trainer: Trainer, model: LightningModule, datamodule: LightningData
 
 def normalised_images(data: ImageData, indices: NDArray[np.int64]) -> Tensor:
     """Test images at the indices, int64 (n,), as the network gets them: float32 (n, 3, H, W), on the CPU."""
-    wanted, start = np.sort(indices), 0
-    found = []
+    places, images = zip(*normalised_batches(data, indices), strict=True)
+    return torch.cat(images)[np.argsort(np.concatenate(places))]
+
+
+def normalised_batches(data: ImageData, indices: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """Test images at the indices, int64 (n,), batch by batch: together they may be too many for memory.
+
+    Args:
+        data: Has them.
+        indices: Each once.
+
+    Yields:
+        Places in ``indices``, int64 (k,), and those images as the network gets them, float32 (k, 3, H, W), on the CPU.
+    """
+    order, start = np.argsort(indices), 0
     for batch in data.predict_dataloader():
-        here = wanted[(wanted >= start) & (wanted < start + len(batch[0]))] - start
-        start += len(batch[0])
-        if len(here):
-            found.append(data.on_after_batch_transfer([part[here] for part in batch], 0)[0].cpu())
-    return torch.cat(found)[np.argsort(np.argsort(indices))]
+        stop = start + len(batch[0])
+        begin, end = np.searchsorted(indices[order], (start, stop))
+        places = order[begin:end]
+        if len(places):
+            here = indices[places] - start
+            yield places, data.on_after_batch_transfer([part[here] for part in batch], 0)[0].cpu()
+        start = stop
 
 
 def gather_provenance(

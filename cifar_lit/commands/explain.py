@@ -22,7 +22,7 @@ from cifar_lit.commands.evaluation import (
     gather_provenance,
     image_data,
     load_weights,
-    normalised_images,
+    normalised_batches,
 )
 from cifar_lit.commands.learnt_data import take_learnt
 from cifar_lit.console import say
@@ -42,6 +42,7 @@ from cifar_lit.explain.layers import network_table
 from cifar_lit.explain.report import Report, choose_shown, render
 from cifar_lit.explain.scoring import Predictions, calibration, class_scores
 from cifar_lit.files import ready_to_write, write_atomically
+from cifar_lit.logger import EVALUATION
 from cifar_lit.runs import run_of
 
 Maps = NDArray[np.float32]
@@ -54,8 +55,8 @@ SHOWN = 1000
 ERRORS_IN_A_PICTURE, COLUMNS = 16, 8
 PICTURES_OF_ERRORS = 4
 ROWS = ("image", "seen as predicted", "seen as true")
-# Images between two steps of the progress bar of Grad-CAM.
-CHUNK = 50
+# Where that of the package is not as people write it.
+NAMES = {"GradCAM": "Grad-CAM"}
 
 
 def explain(
@@ -99,7 +100,7 @@ def explain(
     take_learnt(content, data, checkpoint)
     predictions = evaluate(trainer, model, datamodule)
     run = run_of(checkpoint)
-    provenance = gather_provenance(content, checkpoint, run, data)
+    provenance = {**gather_provenance(content, checkpoint, run, data), "class activation maps": method}
     shown = choose_shown(predictions, limit)
     pixels = data.test_images.pixels[: len(predictions)]
     maps_predicted, maps_true = _maps(model, data, predictions, shown, method)
@@ -113,8 +114,9 @@ def explain(
         metrics=_metrics(predictions),
         provenance=provenance,
         curves=learning_curves(run) if run is not None else {},
-        layers=_layers(model, pixels.shape[1]),
+        layers=_layers(model, pixels.shape[1:3]),
         curves_over="step",
+        maps_method=NAMES.get(method, method),
     )
     write_atomically(output_dir / TABLE, _table(predictions, getattr(data, "test_files", None)))
     write_atomically(output_dir / METRICS, json.dumps(_figures(report), indent=2, ensure_ascii=False) + "\n")
@@ -130,13 +132,15 @@ def learning_curves(run: Path) -> Curves:
     """
     curves: Curves = {}
     for split in ("train", "val"):
-        events = EventAccumulator(str(run / split), size_guidance={"scalars": 0})
-        if (run / split).is_dir():
-            events.Reload()
-        for tag in (tag for tag in events.Tags()["scalars"] if "/" not in tag):
-            # A run that went on from an earlier checkpoint logged steps again, and an evaluation its checkpoint's.
-            values = {event.step: event.value for event in events.Scalars(tag)}
-            curves[f"{split}/{tag}"] = sorted(values.items())
+        points: dict[str, dict[int, float]] = {}
+        # A later evaluation, maybe of other images, is no part of how it learnt.
+        files = (file for file in (run / split).glob("events.*") if not file.name.endswith(EVALUATION))
+        # A run that went on from an earlier checkpoint logged steps again, in a file that came later.
+        for file in sorted(files, key=lambda file: (file.stat().st_mtime, file.name)):
+            events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+            for tag in (tag for tag in events.Tags()["scalars"] if "/" not in tag):
+                points.setdefault(tag, {}).update((event.step, event.value) for event in events.Scalars(tag))
+        curves |= {f"{split}/{tag}": sorted(values.items()) for tag, values in sorted(points.items())}
     return curves
 
 
@@ -149,16 +153,15 @@ def _maps(
         say(f"No Grad-CAM: {type(model).__name__} names no cam_layer")
         return None, None
     predicted, true = np.zeros((2, len(shown), *data.test_images.pixels.shape[1:3]), np.float32)
-    if len(shown):
-        images = normalised_images(data, shown)
-    for start in tqdm(range(0, len(shown), CHUNK), desc="Grad-CAM", unit=" batches", leave=False, disable=None):
-        chunk = slice(start, start + CHUNK)
-        for maps, classes in ((predicted, predictions.predicted), (true, predictions.labels)):
-            maps[chunk] = class_activation_maps(*target, images[chunk], classes[shown[chunk]], method)
+    with tqdm(total=len(shown), desc="Grad-CAM", unit=" images", leave=False, disable=None) as progress:
+        for places, images in normalised_batches(data, shown):
+            for maps, classes in ((predicted, predictions.predicted), (true, predictions.labels)):
+                maps[places] = class_activation_maps(*target, images, classes[shown[places]], method)
+            progress.update(len(places))
     return predicted, true
 
 
-def _layers(model: LightningModule, image_size: int) -> LayerTable | None:
+def _layers(model: LightningModule, image_size: Sequence[int]) -> LayerTable | None:
     try:
         return network_table(model, image_size)
     except ValueError:

@@ -1,5 +1,6 @@
 """Where in an image a network sees a class: class activation maps, and how they are laid over the image."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
@@ -40,7 +41,7 @@ OTHER_METHODS = (
 )
 """The others, which can be had but want care: slow, the same for every class, or at times upside down."""
 
-# Images in a pass, which bounds the memory for activations; the others keep several times as much.
+# Images of 32×32 in a pass, which bounds the memory for activations; the others keep several times as much.
 CHUNK, OTHER_CHUNK = 256, 16
 # Classes that FinerCAM sets the one to explain apart from: as many as in its paper (arXiv:2501.11309).
 SIMILAR = 3
@@ -101,7 +102,8 @@ def class_activation_maps(
             cam = cam_kinds.kind_of(method)(net, [layer])  # puts the copy in evaluation mode
         layer.register_forward_hook(_shield)
         maps = np.zeros((len(images), *images.shape[2:]), np.float32)
-        size = CHUNK if method in METHODS else OTHER_CHUNK
+        at_32 = CHUNK if method in METHODS else OTHER_CHUNK
+        size = max(min(at_32, at_32 * 32 * 32 // math.prod(images.shape[2:])), 1)
         for start in range(0, len(images), size):
             chunk = slice(start, start + size)
             # A copy: the network may write to it, and no graph takes a tensor made in inference mode.

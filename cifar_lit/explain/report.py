@@ -26,6 +26,7 @@ from cifar_lit.explain.scoring import (
 )
 
 OF_EACH_PAIR = 3  # errors of each pair of true and predicted class that the gallery shows before it goes by loss
+WORST = 64  # errors of largest loss that the gallery holds before all but the suspects
 SUSPECTS = 12  # images that the section on labels shows
 PAIRS = 10  # most confused pairs that stand beside the matrix
 MATRIX = 200  # most classes whose matrix is on the page: of 1,000 it would be a million buttons
@@ -67,6 +68,7 @@ class Report:
         curves: Points (x, y) by name, such as ``train/loss``; those of the same last part share a chart.
         layers: Of the network.
         curves_over: What x of the curves counts.
+        maps_method: How the maps were made.
 
     Raises:
         ValueError: The shapes do not belong together.
@@ -83,6 +85,7 @@ class Report:
     curves: Mapping[str, Sequence[tuple[int, float]]]
     layers: LayerTable | None
     curves_over: str = "epoch"
+    maps_method: str = "Grad-CAM"
 
     def __post_init__(self) -> None:
         if self.pixels.shape != (len(self.predictions), *self.pixels.shape[1:3], 3):
@@ -96,17 +99,19 @@ class Report:
 def choose_shown(predictions: Predictions, limit: int) -> NDArray[np.int64]:
     """Indices of up to ``limit`` misclassified images for the gallery, largest loss first, int64.
 
-    Those whose labels are the first suspects are among them, and the first few of each pair of true and predicted
-    class, even where others have a larger loss: a click on any cell of the confusion matrix then finds some.
+    Those whose labels are the first suspects are among them, then `WORST` of all, then the first few of each pair of
+    true and predicted class, even where others have a larger loss: a click on any cell of the confusion matrix finds
+    some.
     """
     errors = worst_errors(predictions, len(predictions))
     suspects = set(likely_label_errors(predictions, min(SUSPECTS, limit)).tolist())
     # The place of an error among those of its pair, as far as that counts.
     seen: Counter[tuple[int, int]] = Counter()
     places = []
-    for index in errors.tolist():
+    for rank, index in enumerate(errors.tolist()):
         pair = int(predictions.labels[index]), int(predictions.predicted[index])
-        places.append(-1 if index in suspects else min(seen[pair], OF_EACH_PAIR))
+        of_pair = min(seen[pair], OF_EACH_PAIR)
+        places.append(-2 if index in suspects else -1 if rank < WORST else of_pair)
         seen[pair] += 1
     chosen = np.argsort(places, kind="stable")[:limit]
     return errors[np.sort(chosen)]

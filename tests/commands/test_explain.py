@@ -196,13 +196,14 @@ def test_a_checkpoint_alone_has_no_curves(run: Run, tmp_path: Path) -> None:
 def test_maps_are_of_the_shown_images_and_of_both_classes(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[torch.Tensor, list[int]]] = []
+    # Over several batches.
+    monkeypatch.setattr("cifar_lit.data.batches.EVALUATION_BATCH", 20)
     reports: list[Any] = []
 
     def maps(net: Any, layer: Any, images: torch.Tensor, classes: Any, method: str) -> Any:
+        """What it is asked, as a map: the red of each image, and the class."""
         assert method == "LayerCAM"
-        asked.append((images, classes.tolist()))
-        return np.full((len(images), 32, 32), len(asked) / 10, np.float32)
+        return images[:, 0].numpy() + 100 * classes[:, None, None]
 
     monkeypatch.setattr(module, "class_activation_maps", maps)
 
@@ -216,15 +217,13 @@ def test_maps_are_of_the_shown_images_and_of_both_classes(
     (report,) = reports
     assert len(report.shown) == 3
     assert (report.predictions.predicted[report.shown] != report.predictions.labels[report.shown]).all()
-    (images, predicted), (again, true) = asked
-    assert predicted == report.predictions.predicted[report.shown].tolist()
-    assert true == report.predictions.labels[report.shown].tolist()
     mean, std = data.state_dict()["mean"], data.state_dict()["std"]
-    expected = (torch.from_numpy(report.pixels[report.shown]).permute(0, 3, 1, 2) - mean) / std
-    torch.testing.assert_close(images, expected)
-    torch.testing.assert_close(again, expected)
-    assert (report.maps_predicted == np.float32(0.1)).all()
-    assert (report.maps_true == np.float32(0.2)).all()
+    red = ((torch.from_numpy(report.pixels[report.shown]).permute(0, 3, 1, 2) - mean) / std)[:, 0].numpy()
+    for found, classes in (
+        (report.maps_predicted, report.predictions.predicted),
+        (report.maps_true, report.predictions.labels),
+    ):
+        np.testing.assert_allclose(found, red + 100 * classes[report.shown][:, None, None], atol=1e-4)
 
 
 def test_normalised_images_come_in_the_order_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,3 +319,19 @@ def test_what_else_is_refused(run: Run, tmp_path: Path) -> None:
         explain(run.trainer(), run.model(), run.data(), run.checkpoint, tmp_path, limit=-1)
     with pytest.raises(UserError, match="2 devices are too many"):
         explain(run.trainer(devices=2), run.model(), run.data(), run.checkpoint, tmp_path)
+
+
+def test_a_later_evaluation_is_no_part_of_how_it_learnt(tmp_path: Path) -> None:
+    for evaluates, values in ((False, {5: 0.1, 9: 0.2}), (True, {9: 0.9})):
+        logger = CurvesLogger(str(tmp_path), "r", "v", evaluates)
+        for step, value in values.items():
+            logger.log_metrics({"val/accuracy": value}, step)
+        logger.finalize("success")
+    assert [value for _, value in learning_curves(tmp_path / "r" / "v")["val/accuracy"]] == pytest.approx([0.1, 0.2])
+
+
+def test_the_method_is_named(run: Run, tmp_path: Path) -> None:
+    explain(run.trainer(), run.model(), run.data(), run.checkpoint, tmp_path, method="HiResCAM", limit=2)
+    assert "(HiResCAM, <span" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    provenance = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["provenance"]
+    assert provenance["class activation maps"] == "HiResCAM"

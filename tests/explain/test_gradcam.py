@@ -315,6 +315,11 @@ def test_chunks_make_no_difference(images: Tensor, monkeypatch: pytest.MonkeyPat
     net[0].register_forward_hook(lambda _layer, args, _output: sizes.append(len(args[0])))
     np.testing.assert_allclose(class_activation_maps(net, net[0], images, CLASSES), expected, atol=1e-6)
     assert sizes == [4, 2]
+    # Of 16×16 that is four times as many as in the memory that 32×32 take.
+    sizes.clear()
+    larger = F.interpolate(images, size=(40, 40))
+    class_activation_maps(net, net[0], larger, CLASSES)
+    assert sizes == [2, 2, 2]
 
 
 def test_no_images_have_no_maps(images: Tensor) -> None:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cifar_lit.explain.layers import LayerRow, LayerTable
-from cifar_lit.explain.report import SUSPECTS, Report, choose_shown, render
+from cifar_lit.explain.report import SUSPECTS, WORST, Report, choose_shown, render
 from cifar_lit.explain.scoring import Predictions, calibration, class_scores, likely_label_errors, worst_errors
 
 EVIL = '</script><img src=x onerror="alert(1)">&\'<!--'
@@ -203,20 +203,26 @@ def test_the_gallery_holds_the_worst_errors_and_every_suspect() -> None:
     suspects = likely_label_errors(predictions, SUSPECTS)
     assert not set(suspects) <= set(everything[:50])  # else the next line shows nothing
     assert set(suspects) <= set(choose_shown(predictions, 50))
-    shown = choose_shown(predictions, 230)
-    assert len(shown) == 230
+    room = SUSPECTS + WORST + 3 * 56
+    shown = choose_shown(predictions, room)
+    assert len(shown) == room
     # Of 56 pairs of classes three each.
-    assert set(everything[: 230 - SUSPECTS - 3 * 56]) <= set(shown)
+    assert set(everything[: room - SUSPECTS - 3 * 56]) <= set(shown)
     assert (np.diff(predictions.losses[shown]) <= 0).all()
     pairs = list(zip(predictions.labels, predictions.predicted, strict=True))
     for pair in {pairs[index] for index in everything}:
         of_pair = [index for index in everything if pairs[index] == pair]
         assert set(of_pair[:3]) <= set(shown)
     # Where there is not room for three of each, the worst of each comes first.
-    few = choose_shown(predictions, 56 + SUSPECTS)
+    few = choose_shown(predictions, SUSPECTS + WORST + 56)
     assert {pairs[index] for index in few} == {pairs[index] for index in everything}
     assert choose_shown(predictions, 2000).tolist() == everything.tolist()
     assert len(choose_shown(predictions, 5)) == 5
+    # What is called the errors of largest loss are these, however many pairs there are.
+    many = some_predictions(3000, names=[str(i) for i in range(60)])
+    chosen = choose_shown(many, WORST + SUSPECTS)
+    assert set(worst_errors(many, WORST)) <= set(chosen)
+    assert chosen[:WORST].tolist() == worst_errors(many, WORST).tolist()
     assert len(choose_shown(predictions, 0)) == 0
 
 
@@ -245,3 +251,15 @@ def test_shapes_that_do_not_belong_together_are_named() -> None:
         Report("x", good.predictions, good.pixels, good.shown, good.maps_predicted[1:], good.maps_true, *arguments)
     with pytest.raises(ValueError, match=r"both must be"):
         Report("x", good.predictions, good.pixels, good.shown, good.maps_predicted, None, *arguments)
+
+
+def test_the_page_names_how_its_maps_were_made() -> None:
+    report = some_report(some_predictions(50))
+    assert "(Grad-CAM, <span" in render(report)
+    assert "(RandomCAM, <span" in render(replace(report, maps_method="RandomCAM"))
+
+
+def test_a_page_that_shows_no_error_has_no_section_on_labels() -> None:
+    page = render(some_report(some_predictions(50), limit=0))
+    assert "Most sure against their label" not in page
+    assert 'href="#labels"' not in page
