@@ -15,6 +15,8 @@ import torch
 RUNNING: set[subprocess.Popen[str]] = set()
 STOPPED = threading.Event()
 _STARTING = threading.Lock()
+# For a job that adds to what other jobs add to, too.
+ADDING = threading.Lock()
 
 
 def command(*arguments: str) -> tuple[float, str]:

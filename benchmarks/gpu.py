@@ -46,7 +46,7 @@ from benchmarks.gpu_parts import (
     of_training_loop,
 )
 from benchmarks.gpu_speed import of_race
-from benchmarks.measure import parser, read, save
+from benchmarks.measure import origin, parser, read, save
 from cifar_lit.console import hush_libraries
 
 # What a part does, and how many seconds it may take: what only a GPU can show comes first.
@@ -133,12 +133,15 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     arguments, end = sys.argv[1:] if args is None else args, time.monotonic() + 60 * given.minutes
     device = torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is_available() else "cpu"
-    result: dict[str, Any] = {"what": "speeds, seconds and accuracies by part; see benchmarks/gpu.py"}
+    file = given.output / f"gpu-{device}.json"
+    # What other parts measured before stays.
+    kept = {part: figures for part, figures in read(file).items() if part in PARTS} if file.is_file() else {}
+    result: dict[str, Any] = {"what": "speeds, seconds and accuracies by part; see benchmarks/gpu.py", **kept}
     for part in given.parts:
         share = PARTS[part][1] if len(given.parts) > 1 else float("inf")
         seconds = min(share, end - time.monotonic())
         print(f"{part}: {seconds:.0f} s at most", flush=True)
-        result[part] = run_part(part, arguments, seconds)
+        result[part] = {**run_part(part, arguments, seconds), **origin()}
         save(f"gpu-{device}", result, given.output)
 
 

@@ -20,6 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from cifar_lit.cli import CifarCLI
 from cifar_lit.data import ImageDataModule
 from cifar_lit.data.images import Images
+from cifar_lit.files import write_atomically
 from cifar_lit.precision import choose_precision
 
 REPOSITORY = Path(__file__).parent.parent
@@ -225,6 +226,6 @@ def save(name: str, figures: Mapping[str, Any], folder: Path = RESULTS) -> Path:
     """Writes ``<name>.json``: the figures, and where they come from."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    path.write_text(json.dumps({**origin(), **figures}, indent=2) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps({**origin(), **figures}, indent=2) + "\n")
     print(f"Wrote {path}")
     return path

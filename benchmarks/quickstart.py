@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.accuracy import settings_of
 from benchmarks.measure import save
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
@@ -55,6 +56,7 @@ def main() -> None:
             "test_accuracy": test,
             "median_seconds": statistics.median(seconds),
             "mean_test_accuracy": round(statistics.mean(test), 2),
+            "settings": settings_of(CONFIG),
         },
     )
 

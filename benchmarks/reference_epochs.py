@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of
-from benchmarks.commands import command, run_jobs
+from benchmarks.commands import ADDING, command, run_jobs
 from benchmarks.measure import REPOSITORY, images_of, origin, read, save, training_parser
 from cifar_lit.console import hush_libraries
 
@@ -54,10 +54,12 @@ def main(args: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             place = [f"--trainer.default_root_dir={folder}", f"--trainer.max_epochs={given.epochs}"]
             command("fit", f"--config={path}", *images_of(given.data_root), *QUIET, *place, *further)
-            found[recipe] = {**figures(Path(folder)), **same, **origin()}
-        print(recipe, found[recipe], flush=True)
+            new = {**figures(Path(folder)), **same, **origin()}
         what = "loss and accuracy of each of the first epochs of the reference recipes"
-        save(NAME, {"what": what, "recipes": dict(sorted(found.items()))}, given.output)
+        with ADDING:
+            found[recipe] = new
+            print(recipe, new, flush=True)
+            save(NAME, {"what": what, "recipes": dict(sorted(found.items()))}, given.output)
 
     recipes = given.recipes or sorted(path.stem for path in CONFIGS.glob("*.yaml"))
     run_jobs((partial(run, recipe) for recipe in recipes), given.at_once)

@@ -86,7 +86,9 @@ def main(args: Sequence[str] | None = None) -> None:
     figures = {name: [seeds_own[name] for seeds_own in by_seed] for name in by_seed[0]}
     figures["commits"] = figures.pop("commit")
     save(
-        f"time_to_accuracy-{given.config.stem}-{'cuda' if torch.cuda.is_available() else 'cpu'}",
+        # With options of its own it is something else.
+        f"time_to_accuracy-{given.config.stem}-{'cuda' if torch.cuda.is_available() else 'cpu'}"
+        + ("-other" if further else ""),
         {
             "what": "by seed: whole commands in seconds; accuracy on the test split after the last epoch, in percent",
             **figures,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import QUIET, by_epoch, file_of, kind_of, settings_of
-from benchmarks.commands import command, run_jobs
+from benchmarks.commands import ADDING, command, run_jobs
 from benchmarks.measure import images_of, origin, read, save, training_parser
 from cifar_lit.console import hush_libraries
 
@@ -66,13 +66,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
     def run(try_options: str) -> None:
         figures = attempt(given.recipe, try_options, given.epochs, given.data_root)
-        tries.append({**figures, **origin(), "recipe": recipe, "data": images})
-        print(figures, flush=True)
-        save(
-            name,
-            {"what": "tries on the held-out training images after the last epoch, one seed", "tries": tries},
-            given.output,
-        )
+        what = "tries on the held-out training images after the last epoch, one seed"
+        with ADDING:
+            tries.append({**figures, **origin(), "recipe": recipe, "data": images})
+            print(figures, flush=True)
+            save(name, {"what": what, "tries": tries}, given.output)
 
     images = kind_of(given.data_root)
     known = {(one["options"], one.get("epochs"), one.get("recipe"), one.get("data")) for one in tries}

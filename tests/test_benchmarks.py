@@ -305,16 +305,16 @@ def test_time_to_accuracy_runs_no_seed_twice(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(time_to_accuracy, "command", command)
     arguments = [f"--config={QUICKSTART}", f"--output={tmp_path}", "--seeds=1", *SHORT, "--model.tta=flip"]
     time_to_accuracy.main(arguments)
-    first = result(tmp_path, "time_to_accuracy-quickstart-cpu")
+    first = result(tmp_path, "time_to_accuracy-quickstart-cpu-other")
     assert first["fit_seconds"][0] > 0 < first["test_seconds"][0]
     assert 0 <= first["mean_accuracy"] <= 100
     assert first["accuracy_flip"]
     assert first["commits"] == ["abcdef"]
     monkeypatch.setattr(time_to_accuracy, "train_and_test", lambda *args: {"fit_seconds": 1.0, "accuracy": 50.0})
     time_to_accuracy.main(arguments)
-    assert result(tmp_path, "time_to_accuracy-quickstart-cpu")["fit_seconds"] == first["fit_seconds"]
+    assert result(tmp_path, "time_to_accuracy-quickstart-cpu-other")["fit_seconds"] == first["fit_seconds"]
     time_to_accuracy.main([*arguments, "--model.depth=14"])
-    assert result(tmp_path, "time_to_accuracy-quickstart-cpu")["fit_seconds"] == [1.0]
+    assert result(tmp_path, "time_to_accuracy-quickstart-cpu-other")["fit_seconds"] == [1.0]
 
 
 def test_a_command_says_what_it_printed_and_how_long_it_took() -> None:
@@ -334,6 +334,8 @@ def test_time_to_accuracy_trains_on_everything_and_tests_the_last_epoch(
 
     monkeypatch.setattr(time_to_accuracy, "command", command)
     time_to_accuracy.main([f"--config={QUICKSTART}", "--data_root=images", f"--output={tmp_path}", "--seeds=2"])
+    # With options of its own it is something else: see above.
+    assert result(tmp_path, "time_to_accuracy-quickstart-cpu")["mean_accuracy"] == 50
     fits, tests = commands[::2], commands[1::2]
     for seed, (fit, test) in enumerate(zip(fits, tests, strict=True)):
         assert {"--data.val_size=0", "--trainer.limit_val_batches=0", f"--seed_everything={seed}"} <= {*fit}
@@ -488,6 +490,15 @@ def test_gpu_notes_what_fails_and_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(found["race"]["speed"]["seconds"]) == 1
     assert "error" not in found["input_pipeline"]
     assert found["input_pipeline"]["ratios"]
+
+
+def test_gpu_keeps_what_other_parts_measured_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gpu-cpu.json").write_text(json.dumps({"commit": "before", "epochs": {"x": 1}, "race": {"y": 2}}))
+    monkeypatch.setattr(gpu, "run_part", lambda *args: {"y": 3})
+    gpu.main(["--tiny", "--parts", "race", f"--output={tmp_path}"])
+    found = result(tmp_path, "gpu-cpu")
+    assert found["epochs"] == {"x": 1}
+    assert (found["race"]["y"], found["race"]["commit"]) == (3, "abcdef")
 
 
 def test_a_part_whose_time_is_up_is_ended_and_keeps_what_it_has(tmp_path: Path) -> None:
