@@ -135,13 +135,19 @@ def main(args: Sequence[str] | None = None) -> None:
     device = torch.cuda.get_device_name().lower().replace(" ", "-") if torch.cuda.is_available() else "cpu"
     file = given.output / f"gpu-{device}.json"
     # What other parts measured before stays.
-    kept = {part: figures for part, figures in read(file).items() if part in PARTS} if file.is_file() else {}
-    result: dict[str, Any] = {"what": "speeds, seconds and accuracies by part; see benchmarks/gpu.py", **kept}
+    before = read(file) if file.is_file() else {}
+    where = {name: value for name, value in before.items() if name in origin()}
+    result: dict[str, Any] = {part: {**where, **figures} for part, figures in before.items() if part in PARTS}
+    result["what"] = "speeds, seconds and accuracies by part; see benchmarks/gpu.py"
     for part in given.parts:
         share = PARTS[part][1] if len(given.parts) > 1 else float("inf")
         seconds = min(share, end - time.monotonic())
         print(f"{part}: {seconds:.0f} s at most", flush=True)
-        result[part] = {**run_part(part, arguments, seconds), **origin()}
+        figures = run_part(part, arguments, seconds)
+        if "error" in figures and part in result:
+            print(f"{part}: {figures['error']}; what it measured before stays", flush=True)
+            continue
+        result[part] = {**figures, **origin()}
         save(f"gpu-{device}", result, given.output)
 
 

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_lit.errors import UserError
 from cifar_lit.optimizers import NesterovSGD, begin_momentum
 from cifar_lit.ranks import several_ranks, share_of_ranks
-from cifar_lit.resuming import ResumableModule
+from cifar_lit.resuming import ResumableModule, validates_later
 from cifar_lit.schedules import Plateau, takes_the_number_of_steps
 from cifar_lit.scores import Scores
 from cifar_lit.views import VIEWS
@@ -168,7 +168,7 @@ class Classifier(ResumableModule):
         schedule = self.lr_schedulers()
         if isinstance(schedule, Plateau):
             # Lightning tells it behind the epoch's checkpoint: a run that goes on from there would leave it out.
-            schedule.tell(self.trainer.callback_metrics, self.trainer.enable_validation and not self._validated)
+            schedule.tell(self.trainer.callback_metrics, not self._validated and validates_later(self.trainer))
         self._validated = False
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
@@ -215,8 +215,9 @@ class Classifier(ResumableModule):
             "lr_scheduler": {
                 "scheduler": schedule,
                 "interval": getattr(schedule, "interval", "step"),
-                # `Plateau` is told what it monitors here, not by Lightning: see `on_train_epoch_end`.
-                "reduce_on_plateau": False,
+                "monitor": getattr(schedule, "monitor", None),
+                # `Plateau` is told what it monitors by `on_train_epoch_end`.
+                "reduce_on_plateau": isinstance(schedule, ReduceLROnPlateau) and not isinstance(schedule, Plateau),
             },
         }
 

@@ -6,15 +6,23 @@ from pathlib import Path
 from cifar_lit.errors import UserError
 
 
-def ready_to_write(folder: Path) -> None:
-    """Makes a folder, and raises a `UserError` where no file can be written to it, before minutes are spent on one."""
+def ready_to_write(folder: Path, otherwise: str = "name another folder") -> None:
+    """Makes a folder, and sees whether a file can be written to it, before minutes are spent on one.
+
+    Args:
+        folder: The folder.
+        otherwise: What to do if it cannot.
+
+    Raises:
+        UserError: It cannot.
+    """
     probe = folder / f".{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"Cannot write to {folder} ({error.strerror}): name another folder.") from error
+        raise UserError(f"Cannot write to {folder} ({error.strerror}): {otherwise}.") from error
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -98,5 +98,5 @@ def logger_of(checkpoint: Path | None, root: Path, recipe: str, evaluates: bool)
     if run is None:
         return CurvesLogger(str(root), name=f"{LOGS}/{recipe}")
     # TensorBoard would say so only when all is computed, from a thread of its own.
-    ready_to_write(run)
+    ready_to_write(run, "give --trainer.logger=false, or a copy of the checkpoint elsewhere")
     return CurvesLogger(str(run.parent.parent), run.parent.name, run.name, evaluates)

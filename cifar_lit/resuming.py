@@ -5,7 +5,7 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -50,6 +50,14 @@ def take_settings(
         group.update({name: value for name, value in fresh_group.items() if name != "params"})
 
 
+def validates_later(trainer: Trainer) -> bool:
+    """Whether a run validates, if not in every epoch."""
+    every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs
+    # Before the first time nobody has asked for the images.
+    has_images = trainer.enable_validation and (trainer.val_dataloaders is None or sum(trainer.num_val_batches) > 0)
+    return has_images and (epochs is None or epochs == -1 or every <= epochs)
+
+
 class ResumableModule(LightningModule, ABC):
     """Goes on from a checkpoint as if nothing had been, where its settings are still the same.
 
@@ -61,44 +69,67 @@ class ResumableModule(LightningModule, ABC):
 
     def __init__(self) -> None:
         super().__init__()
+        self._forget()
+
+    def _forget(self) -> None:
         self._schedule_states: list[dict[str, Any]] = []
         self._scores_before: dict[str, dict[str, Tensor]] = {}
         self._monitored_before: dict[str, Tensor] = {}
-        self._came_from: dict[str, int] = {}
+        self._progress_before: dict[str, int] = {}
+        # Of the run: batches of an epoch, and how many a step takes.
+        self._batches: tuple[float, int] = (math.inf, 1)
+        self._ahead: int | None = None
         # Whether there was a validation in this epoch.
         self._validated = False
+
+    def setup(self, stage: str) -> None:
+        """Forgets what a checkpoint brought along for an earlier run."""
+        if stage == "fit":
+            self._forget()
 
     @abstractmethod
     def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
         """As this run's settings make them."""
 
     @property
-    def steps_of_schedule(self) -> int:
-        """Optimizer steps that a run of these settings takes to where this one stands.
+    def steps_ahead(self) -> int:
+        """By how much the schedule's count of optimizer steps is ahead of those that were taken.
 
-        Those that were taken are others where the run was begun with other batches.
+        A run that goes on with other batches has taken other steps than a run of its settings would have.
         """
-        trainer, before, per_epoch = self.trainer, self._came_from, self._steps_per_epoch()
-        # Where the run's length is a number of steps, those that were taken are what counts.
-        if not before or not per_epoch or trainer.estimated_stepping_batches == trainer.max_steps:
-            return trainer.global_step
-        return before["steps"] * per_epoch // before["per_epoch"] + trainer.global_step - before["taken"]
+        if self._ahead is None:
+            self._batches = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
+            before = self._progress_before
+            same = not before or math.inf in self._batches or self._batches == (before["batches"], before["a_step"])
+            self._ahead = before.get("ahead", 0) if same else self._find_place(before["batches"])
+        return self._ahead
 
-    def _steps_per_epoch(self) -> int:
-        batches = self.trainer.num_training_batches
-        return math.ceil(batches / self.trainer.accumulate_grad_batches) if batches < math.inf else 0
+    def _find_place(self, batches_before: int) -> int:
+        """Goes to the same share of the epoch, as `BatchLoader` does; gives the steps that the schedule is ahead."""
+        batches, a_step = int(self._batches[0]), self._batches[1]
+        loop = self.trainer.fit_loop
+        batch: Any = loop.epoch_loop.batch_progress.current
+        epoch: Any = loop.epoch_progress.current
+        done = batch.processed * batches // batches_before
+        # The one behind which it was saved is completed only when the run goes on.
+        batch.completed = done - (batch.processed - batch.completed)
+        batch.ready = batch.started = batch.processed = done
+        if self.trainer.estimated_stepping_batches == self.trainer.max_steps:
+            # The run's length is a number of steps: those that were taken are what counts.
+            return 0
+        per_epoch = math.ceil(batches / a_step)
+        within = per_epoch if done == batches else done // a_step
+        # Behind an epoch its batches are still there.
+        steps = epoch.processed * per_epoch + (within if epoch.ready > epoch.processed else 0)
+        return int(steps - self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a running epoch has counted so far, on every rank, and what `Plateau` monitors."""
         checkpoint["train_scores"] = of_all_ranks(self.train_scores.so_far())
         checkpoint["validated"] = self._validated
-        if self._steps_per_epoch():
-            checkpoint["progress"] = {
-                "steps": self.steps_of_schedule,
-                "per_epoch": self._steps_per_epoch(),
-                "batches": int(self.trainer.num_training_batches),
-                "taken": self.trainer.global_step,
-            }
+        if self._batches[0] < math.inf:
+            batches, a_step = self._batches
+            checkpoint["progress"] = {"batches": int(batches), "a_step": a_step, "ahead": self.steps_ahead}
         metrics = self.trainer.callback_metrics
         for schedule in self.trainer.lr_scheduler_configs:
             if isinstance(schedule.scheduler, Plateau) and schedule.scheduler.monitor in metrics:
@@ -118,7 +149,7 @@ class ResumableModule(LightningModule, ABC):
         rank = self.trainer.global_rank if self._trainer is not None else 0
         self._scores_before = of_ranks[rank] if rank < len(of_ranks) else {}
         self._monitored_before = checkpoint.get("monitored", {})
-        self._came_from = checkpoint.get("progress", {})
+        self._progress_before = checkpoint.get("progress", {})
         # Of older checkpoints all epochs had one.
         self._validated = checkpoint.get("validated", True)
 
@@ -128,6 +159,7 @@ class ResumableModule(LightningModule, ABC):
         self.train_scores.go_on_from(self._scores_before)
         for name, value in self._monitored_before.items():
             self.trainer.callback_metrics.setdefault(name, value)
+        ahead = self.steps_ahead
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         if self.trainer.global_step and isinstance(optimizer, Optimizer):
             take_settings(
@@ -135,11 +167,5 @@ class ResumableModule(LightningModule, ABC):
                 self.new_optimizer_and_schedule(),
                 self._schedule_states,
                 self.trainer.current_epoch,
-                self.steps_of_schedule,
+                self.trainer.global_step + ahead,
             )
-        now = self.trainer.num_training_batches
-        if self._came_from.get("batches", now) != now < math.inf:
-            # The same share of the epoch, as `BatchLoader` goes on, too.
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.current
-            for count in ("ready", "started", "processed", "completed"):
-                setattr(done, count, getattr(done, count) * int(now) // self._came_from["batches"])

@@ -169,13 +169,13 @@ class Plateau(ReduceLROnPlateau):
 
         Args:
             metrics: All that is logged, by name.
-            validation_is_due: There was no validation in this epoch, but there will be in a later one: metrics that
-                it logs are those of an earlier epoch, or are not there yet.
+            validation_is_due: There was no validation in this epoch, but there will be in a later one: ``val/…`` is
+                that of an earlier epoch, or is not there yet.
 
         Raises:
             UserError: Nothing logs the metric.
         """
-        if validation_is_due and not self.monitor.startswith("train/"):
+        if validation_is_due and (self.monitor.startswith("val/") or self.monitor not in metrics):
             return
         if self.monitor not in metrics:
             raise UserError(

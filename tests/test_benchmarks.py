@@ -497,8 +497,13 @@ def test_gpu_keeps_what_other_parts_measured_before(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(gpu, "run_part", lambda *args: {"y": 3})
     gpu.main(["--tiny", "--parts", "race", f"--output={tmp_path}"])
     found = result(tmp_path, "gpu-cpu")
-    assert found["epochs"] == {"x": 1}
+    assert found["epochs"] == {"x": 1, "commit": "before"}
     assert (found["race"]["y"], found["race"]["commit"]) == (3, "abcdef")
+    monkeypatch.setattr(gpu, "run_part", lambda *args: {"error": "no device"})
+    gpu.main(["--tiny", "--parts", "race", "training_loop", f"--output={tmp_path}"])
+    found = result(tmp_path, "gpu-cpu")
+    assert found["race"]["y"] == 3
+    assert found["training_loop"]["error"] == "no device"
 
 
 def test_a_part_whose_time_is_up_is_ended_and_keeps_what_it_has(tmp_path: Path) -> None:

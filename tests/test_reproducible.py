@@ -216,25 +216,49 @@ def test_a_plateau_waits_for_the_epochs_that_are_validated(tmp_path: Path) -> No
     fit(tmp_path, max_epochs=6, schedule=counting, check_val_every_n_epoch=2, callbacks=[keep])
     (state,) = torch.load(tmp_path / "end.ckpt", weights_only=True)["lr_schedulers"]
     assert state["last_epoch"] == 3
-    with pytest.raises(UserError, match="Plateau monitors 'val/loss', which nothing logs"):
-        fit(tmp_path, schedule=counting, limit_val_batches=0, enable_checkpointing=False)
+    nevers: list[dict[str, Any]] = [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 3}]
+    for never in nevers:
+        with pytest.raises(UserError, match="Plateau monitors 'val/loss', which nothing logs"):
+            fit(tmp_path, schedule=counting, enable_checkpointing=False, **never)
 
 
-def test_a_run_stopped_inside_an_epoch_may_go_on_with_other_batches(tmp_path: Path) -> None:
-    last, seen = LastCheckpoint(), Counted()
+def test_what_a_checkpoint_brought_along_is_nothing_to_a_run_afresh(tmp_path: Path) -> None:
+    """Of a module loaded in Python, or tested, and then trained on from its weights."""
+    keep = ModelCheckpoint(tmp_path, "end", save_on_train_epoch_end=True)
+    fit(tmp_path, callbacks=[keep])
+    checkpoint = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    assert checkpoint["progress"] == {"batches": 6, "a_step": 1, "ahead": 0}
+    model = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2], schedule=OneCycle)
+    model.on_load_checkpoint({**checkpoint, "progress": {"batches": 6, "a_step": 1, "ahead": 100}})
+    off: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(max_epochs=1, limit_train_batches=6, limit_val_batches=0, **off)
+    trainer.fit(model, DigitsDataModule(batch_size=64))
+    assert model.steps_ahead == 0
+
+
+# Of 18 batches of 64 images; there are 36 of 32, 12 of 96 and 23 of 50.
+@pytest.mark.parametrize(("stop", "batch_size", "ends_at"), [(4, 32, 28), (5, 32, 26), (5, 96, 9), (7, 50, 15)])
+def test_a_run_stopped_inside_an_epoch_may_go_on_with_other_batches(
+    tmp_path: Path, stop: int, batch_size: int, ends_at: int
+) -> None:
+    options: dict[str, Any] = {"limit_train_batches": 1.0, "max_epochs": 1}
+    last, seen = LastCheckpoint(), Batches()
     last.dirpath = str(tmp_path)
-    fit(tmp_path, ends_at=4, callbacks=[TimeIsUp(4), last], limit_train_batches=1.0, max_epochs=1)
-    # 4 of 18 batches of 64 are 8 of 36 of 32: 28 are left.
-    resumed: dict[str, Any] = {"batch_size": 32, "ends_at": 4 + 28, "limit_train_batches": 1.0, "max_epochs": 1}
-    fit(tmp_path, ckpt_path=tmp_path / "last.ckpt", enable_checkpointing=False, callbacks=[seen], **resumed)
-    assert seen.batches == 28
+    fit(tmp_path, ends_at=stop, callbacks=[TimeIsUp(stop), last], **options)
+    resumed: dict[str, Any] = {"batch_size": batch_size, "ends_at": stop + ends_at, **options}
+    logged = fit(tmp_path, ckpt_path=tmp_path / "last.ckpt", enable_checkpointing=False, callbacks=[seen], **resumed)
+    assert seen.last == [*([False] * (ends_at - 1)), True]
+    assert "val/loss" in logged, "behind its last batch the epoch is validated"
 
 
-class Counted(Callback):
-    batches = 0
+class Batches(Callback):
+    """Whether each batch was an epoch's last one."""
 
-    def on_train_batch_end(self, *args: Any) -> None:
-        self.batches += 1
+    def __init__(self) -> None:
+        self.last: list[bool] = []
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.last.append(trainer.is_last_batch)
 
 
 def test_a_run_resumed_from_behind_validation_logs_the_epoch_whole(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class _WeightAverage(Callback, ABC):
         self._live: dict[str, Tensor] = {}  # The live weights, while the module holds the average.
         self._updates = 0
         self._step = 0
-        # By how much the schedule's count of steps is ahead: see `ResumableModule.steps_of_schedule`.
+        # By how much the schedule's count of steps is ahead: see `ResumableModule`.
         self._ahead = 0
 
     @abstractmethod
@@ -86,7 +86,7 @@ class _WeightAverage(Callback, ABC):
             )
         self._total_steps, self._first_step = int(total), math.ceil(self.start * total)
         self._step = trainer.global_step
-        self._ahead = getattr(pl_module, "steps_of_schedule", self._step) - self._step
+        self._ahead = getattr(pl_module, "steps_ahead", 0)
         self._first_step -= self._ahead
         self._weights = {
             name: weight

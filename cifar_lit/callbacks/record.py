@@ -63,7 +63,7 @@ class StoredPictures:
 
 
 class KeptPictures:
-    """About `KEPT` images of rank zero, the first of each batch, taken from the batches: their pixels are gone.
+    """Some `KEPT` images of rank zero, the first of each batch, taken from the batches: their pixels are gone.
 
     Of each batch, because data may come class after class.
 
@@ -75,7 +75,10 @@ class KeptPictures:
 
     def __init__(self, rank: int, world_size: int, batches: float = math.inf) -> None:
         self._rank, self._world_size = rank, world_size
-        self._of_each = math.ceil(KEPT / batches) if 0 < batches < math.inf else KEPT
+        known = 0 < batches < math.inf
+        self._every = max(math.ceil(batches / KEPT), 1) if known else 1
+        self._of_each = math.ceil(KEPT * self._every / batches) if known else KEPT
+        self._most = math.inf if known else KEPT
         self._seen = 0
         self._kept: list[Tensor] = []
         self._places: Places = np.empty(0, np.int64)
@@ -84,7 +87,7 @@ class KeptPictures:
         """Keeps images, and counts on."""
         places: Places = np.arange(self._seen, self._seen + len(images)) * self._world_size + self._rank
         self._seen += len(images)
-        if self._rank == 0 and len(self._places) < KEPT:
+        if self._rank == 0 and batch_idx % self._every == 0 and len(self._places) < self._most:
             # A copy: a view would keep the whole batch.
             self._kept.append(images[: self._of_each].detach().clone())
             self._places = np.append(self._places, places[: self._of_each])
@@ -132,11 +135,10 @@ class Evaluated:
         return self.pictures.find(self.places[rows], device)
 
 
-def _batches(trainer: Trainer, split: str) -> Sequence[float]:
-    """Number of batches of each loader of a split."""
-    if split == "test":
-        return trainer.num_test_batches
-    return trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+def _batches(trainer: Trainer, split: str) -> float:
+    """Number of batches of a split, of the first of its loaders: panels look at no other."""
+    of_validation = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
+    return next(iter(trainer.num_test_batches if split == "test" else of_validation), math.inf)
 
 
 class Record:
@@ -164,7 +166,7 @@ class Record:
         if images is not None and hasattr(loader, "plan"):
             self._pictures = StoredPictures(images, loader, datamodule)
         else:
-            self._pictures = KeptPictures(trainer.global_rank, trainer.world_size, sum(_batches(trainer, split)))
+            self._pictures = KeptPictures(trainer.global_rank, trainer.world_size, _batches(trainer, split))
 
     def add(self, batch: Any, logits: Any, batch_idx: int) -> None:
         """Takes a batch; one that is not images and labels, with logits for them, is passed over."""

@@ -135,8 +135,8 @@ def learning_curves(run: Path) -> Curves:
         points: dict[str, dict[int, float]] = {}
         # A later evaluation, maybe of other images, is no part of how it learnt.
         files = (file for file in (run / split).glob("events.*") if not file.name.endswith(EVALUATION))
-        # A run that went on from an earlier checkpoint logged steps again, in a file that came later.
-        for file in sorted(files, key=lambda file: (file.stat().st_mtime, file.name)):
+        # A run that went on from an earlier checkpoint logged steps again, in a file whose name has a later time.
+        for file in sorted(files):
             events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
             for tag in (tag for tag in events.Tags()["scalars"] if "/" not in tag):
                 points.setdefault(tag, {}).update((event.step, event.value) for event in events.Scalars(tag))

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 # Names the layout of a file; a change of what is decoded, or how, must change it.
 VERSION = "2"
+SECONDS_KEPT = 24 * 60 * 60
 
 
 def cache_folder() -> Path:
@@ -21,23 +23,25 @@ def cache_folder() -> Path:
 def cached(
     folder: Path, content: bytes, shape: tuple[int, ...], decode: Callable[[], NDArray[np.uint8]]
 ) -> NDArray[np.uint8]:
-    """The images of a folder, decoded only if they are not there; they then replace what was there of it before.
+    """The images of a folder, decoded only if they are not there; what was there of it days ago then goes.
 
     Args:
-        folder: Where they come from.
+        folder: Where they come from, as an absolute path.
         content: Of the folder: other files, or changed ones, make it another.
         shape: (n, size, size, 3).
         decode: Makes them, uint8 of that shape.
     """
-    of_folder = f"{_digest(f'{shape[1]} {folder.resolve()}'.encode())[:16]}-"
+    of_folder = f"{_digest(os.fsencode(f'{shape[1]} {folder}'))[:16]}-"
     file = cache_folder() / f"{of_folder}{_digest(content)[:32]}.npy"
     pixels = _load_if_whole(file, shape)
     if pixels is None:
         pixels = decode()
         _save_atomically(file, pixels)
-        for older in {*file.parent.glob(f"{of_folder}*.npy")} - {file}:
+        for other in {*file.parent.glob(f"{of_folder}*.npy")} - {file}:
             with contextlib.suppress(OSError):
-                older.unlink()
+                # A younger one may be that of another machine's copy of the folder.
+                if time.time() - other.stat().st_mtime > SECONDS_KEPT:
+                    other.unlink()
     return pixels
 
 

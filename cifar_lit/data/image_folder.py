@@ -127,7 +127,8 @@ class ImageFolderDataModule(ImageDataModule):
         if split == "test":
             self.test_files = tuple(Path(file.path).relative_to(self.root).as_posix() for file in files)
         shape = (len(files), self.image_size, self.image_size, 3)
-        pixels = cached(self.root / split, self._content(files), shape, lambda: self._decode_all(files, split))
+        folder = self.root.resolve() / split
+        pixels = cached(folder, self._content(files), shape, lambda: self._decode_all(files, split))
         return Images(pixels, labels)
 
     def _list(self, split: str) -> tuple[list[os.DirEntry[str]], NDArray[np.int64]]:
@@ -153,7 +154,9 @@ class ImageFolderDataModule(ImageDataModule):
                 status = file.stat()
             except OSError as error:
                 raise UserError(f"Cannot read {file.path} ({error.strerror}): remove it or replace it.") from error
-            lines.append(f"{file.path[len(str(self.root)) :]} {status.st_size} {status.st_mtime_ns}\n")
+            # The folder of the class and the file, however the root is written.
+            name = "/".join(file.path.rsplit(os.sep, 2)[-2:])
+            lines.append(f"{name} {status.st_size} {status.st_mtime_ns}\n")
         return os.fsencode("".join(lines))
 
     def _decode_all(self, files: list[os.DirEntry[str]], split: str) -> NDArray[np.uint8]:

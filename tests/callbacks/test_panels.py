@@ -605,16 +605,19 @@ def test_maps_are_for_the_classes_that_they_say(
     assert asked == [expected]
 
 
-def test_of_data_in_the_order_of_classes_images_of_every_class_are_kept() -> None:
-    kept = KeptPictures(0, 1, batches=100)
-    for batch in range(100):
-        kept.note(batch, torch.full((50, 3, 2, 2), float(batch)))
-    found = np.flatnonzero(kept.has(np.arange(5000)))
-    assert KEPT <= len(found) < KEPT + 6
-    # One class would be a tenth of it.
-    assert found[-1] > 4000
-    assert kept.find(found[-1:], torch.device("cpu"))[1].flatten()[0] == found[-1] // 50
-    # Of data whose length nobody knows, and of fewer, the first ones.
+@pytest.mark.parametrize(("batches", "size"), [(20, 50), (100, 50), (157, 64), (1000, 3)])
+def test_of_data_in_the_order_of_classes_images_of_every_class_are_kept(batches: int, size: int) -> None:
+    kept = KeptPictures(0, 1, batches)
+    for batch in range(batches):
+        kept.note(batch, torch.full((size, 3, 2, 2), float(batch)))
+    found = np.flatnonzero(kept.has(np.arange(batches * size)))
+    assert KEPT - 2 * size < len(found) < 2 * KEPT
+    of_ten_classes = np.bincount(10 * found // (batches * size), minlength=10)
+    assert of_ten_classes.min() > 0.7 * of_ten_classes.max()
+    assert kept.find(found[-1:], torch.device("cpu"))[1].flatten()[0] == found[-1] // size
+
+
+def test_of_data_of_unknown_length_the_first_images_are_kept() -> None:
     for batches in (float("inf"), 1):
         kept = KeptPictures(0, 1, batches)
         kept.note(0, torch.zeros(600, 3, 2, 2))
