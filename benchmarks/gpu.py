@@ -144,7 +144,7 @@ def main(args: Sequence[str] | None = None) -> None:
         seconds = min(share, end - time.monotonic())
         print(f"{part}: {seconds:.0f} s at most", flush=True)
         figures = run_part(part, arguments, seconds)
-        if "error" in figures and part in result:
+        if "error" in figures and "error" not in result.get(part, figures):
             print(f"{part}: {figures['error']}; what it measured before stays", flush=True)
             continue
         result[part] = {**figures, **origin()}

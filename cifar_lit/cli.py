@@ -197,7 +197,7 @@ class CifarCLI(LightningCLI):
             callbacks += [LastCheckpoint(best.every_n_minutes)] if best.every_n_minutes is not None else []
             config.plugins = with_atomic_saving(config.plugins)
         if self.subcommand == "predict" and self._settings.images is not None:
-            # Pictures leave nothing in the checkpoint's run, unless it is named for them.
+            # Of pictures nothing is logged: the checkpoint's run may be somebody else's.
             config.logger = False
         if config.logger in (None, True):
             config.logger = logger_of(self.checkpoint, self._root, self.recipe, self.subcommand != "fit")

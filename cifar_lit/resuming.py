@@ -8,7 +8,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_lit.ranks import of_all_ranks
 from cifar_lit.schedules import Plateau
@@ -31,7 +31,7 @@ def take_settings(
         resumed: Optimizer and schedule, with the checkpoint's state; changed in place.
         fresh: Optimizer and schedule as this run's settings make them.
         schedule_states: Of the checkpoint's schedules.
-        epochs: That are done.
+        epochs: For which a schedule was stepped.
         steps: That are done, as the schedule counts them.
     """
     optimizer, schedule = resumed
@@ -39,6 +39,11 @@ def take_settings(
     if isinstance(schedule, Plateau):
         # Its rate is a result of the run so far, unless another one to begin with is asked for.
         schedule.resume(schedule_states, optimizer, fresh_optimizer)
+    elif isinstance(schedule, ReduceLROnPlateau):
+        if schedule_states:
+            schedule.load_state_dict(schedule_states[0])
+        for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
+            fresh_group["lr"] = group["lr"]
     elif isinstance(schedule, LRScheduler) and fresh_schedule is not None:
         with warnings.catch_warnings():
             # It is stepped without its optimizer, which the schedule warns of.
@@ -54,7 +59,7 @@ def validates_later(trainer: Trainer) -> bool:
     """Whether a run validates, if not in every epoch."""
     every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs
     # Before the first time nobody has asked for the images.
-    has_images = trainer.enable_validation and (trainer.val_dataloaders is None or sum(trainer.num_val_batches) > 0)
+    has_images = trainer.enable_validation and (not trainer.num_val_batches or sum(trainer.num_val_batches) > 0)
     return has_images and (epochs is None or epochs == -1 or every <= epochs)
 
 
@@ -75,7 +80,7 @@ class ResumableModule(LightningModule, ABC):
         self._schedule_states: list[dict[str, Any]] = []
         self._scores_before: dict[str, dict[str, Tensor]] = {}
         self._monitored_before: dict[str, Tensor] = {}
-        self._progress_before: dict[str, int] = {}
+        self._progress_before: dict[str, Any] = {}
         # Of the run: batches of an epoch, and how many a step takes.
         self._batches: tuple[float, int] = (math.inf, 1)
         self._ahead: int | None = None
@@ -99,29 +104,51 @@ class ResumableModule(LightningModule, ABC):
         """
         if self._ahead is None:
             self._batches = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
-            before = self._progress_before
-            same = not before or math.inf in self._batches or self._batches == (before["batches"], before["a_step"])
-            self._ahead = before.get("ahead", 0) if same else self._find_place(before["batches"])
+            self._ahead = self._found_ahead(self._progress_before)
         return self._ahead
 
-    def _find_place(self, batches_before: int) -> int:
-        """Goes to the same share of the epoch, as `BatchLoader` does; gives the steps that the schedule is ahead."""
-        batches, a_step = int(self._batches[0]), self._batches[1]
+    def _found_ahead(self, before: dict[str, Any]) -> int:
+        batches, a_step = self._batches
+        if not before or batches == math.inf:
+            return 0
+        changed = before["batches"] != batches
+        if changed:
+            self._go_to_the_same_share_of_the_epoch(before["batches"], int(batches))
+        if self._length_is_steps:
+            # Those that were taken are what counts.
+            return 0
+        if not changed and before.get("a_step") == a_step and before.get("ahead") is not None:
+            return int(before["ahead"])
+        epoch, batch = self._counts
+        per_epoch = math.ceil(batches / a_step)
+        within = per_epoch if batch.processed == batches else batch.processed // a_step
+        # Behind an epoch its batches are still there.
+        steps = epoch.processed * per_epoch + (within if epoch.ready > epoch.processed else 0)
+        return int(steps - self.trainer.global_step)
+
+    @property
+    def _length_is_steps(self) -> bool:
+        return bool(self.trainer.estimated_stepping_batches == self.trainer.max_steps)
+
+    @property
+    def _counts(self) -> tuple[Any, Any]:
+        """Lightning's, of epochs and of the epoch's batches: ready, processed, completed."""
         loop = self.trainer.fit_loop
-        batch: Any = loop.epoch_loop.batch_progress.current
-        epoch: Any = loop.epoch_progress.current
+        return loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+
+    def _go_to_the_same_share_of_the_epoch(self, batches_before: int, batches: int) -> None:
+        """As `BatchLoader` does."""
+        _, batch = self._counts
         done = batch.processed * batches // batches_before
         # The one behind which it was saved is completed only when the run goes on.
         batch.completed = done - (batch.processed - batch.completed)
         batch.ready = batch.started = batch.processed = done
-        if self.trainer.estimated_stepping_batches == self.trainer.max_steps:
-            # The run's length is a number of steps: those that were taken are what counts.
-            return 0
-        per_epoch = math.ceil(batches / a_step)
-        within = per_epoch if done == batches else done // a_step
-        # Behind an epoch its batches are still there.
-        steps = epoch.processed * per_epoch + (within if epoch.ready > epoch.processed else 0)
-        return int(steps - self.trainer.global_step)
+
+    def _epochs_of_schedule(self) -> int:
+        """Epochs for which a schedule was stepped: also for that behind whose validation the checkpoint was saved."""
+        epoch, batch = self._counts
+        last_is_done = epoch.ready > epoch.processed and batch.processed == self._batches[0]
+        return int(epoch.processed + last_is_done)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what a running epoch has counted so far, on every rank, and what `Plateau` monitors."""
@@ -129,7 +156,8 @@ class ResumableModule(LightningModule, ABC):
         checkpoint["validated"] = self._validated
         if self._batches[0] < math.inf:
             batches, a_step = self._batches
-            checkpoint["progress"] = {"batches": int(batches), "a_step": a_step, "ahead": self.steps_ahead}
+            ahead = None if self._length_is_steps else self.steps_ahead
+            checkpoint["progress"] = {"batches": int(batches), "a_step": a_step, "ahead": ahead}
         metrics = self.trainer.callback_metrics
         for schedule in self.trainer.lr_scheduler_configs:
             if isinstance(schedule.scheduler, Plateau) and schedule.scheduler.monitor in metrics:
@@ -149,7 +177,7 @@ class ResumableModule(LightningModule, ABC):
         rank = self.trainer.global_rank if self._trainer is not None else 0
         self._scores_before = of_ranks[rank] if rank < len(of_ranks) else {}
         self._monitored_before = checkpoint.get("monitored", {})
-        self._progress_before = checkpoint.get("progress", {})
+        self._progress_before, self._ahead = checkpoint.get("progress", {}), None
         # Of older checkpoints all epochs had one.
         self._validated = checkpoint.get("validated", True)
 
@@ -166,6 +194,6 @@ class ResumableModule(LightningModule, ABC):
                 (optimizer, schedule),
                 self.new_optimizer_and_schedule(),
                 self._schedule_states,
-                self.trainer.current_epoch,
+                self._epochs_of_schedule(),
                 self.trainer.global_step + ahead,
             )

@@ -11,7 +11,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 
 from cifar_lit.classifier import Classifier
 from cifar_lit.data import DigitsDataModule
@@ -362,6 +362,47 @@ def test_a_run_that_goes_on_with_other_batches_goes_on_at_the_same_share_of_its_
     end = run(before, 4, third, ckpt_path=tmp_path / "last.ckpt")
     assert 0 < third.seen[-1] < third.seen[0] < 0.05
     assert end.optimizers[0].param_groups[0]["lr"] == pytest.approx(0)
+
+
+def test_a_run_that_goes_on_by_steps_counts_those_that_were_taken(tmp_path: Path) -> None:
+    """Whatever batches they were of: its length is a number of steps now."""
+
+    def run(batch: int, **length: int) -> Trainer:
+        new = trainer(tmp_path, limit_val_batches=0, limit_train_batches=256 // batch, **length)
+        resume = tmp_path / "last.ckpt" if (tmp_path / "last.ckpt").exists() else None
+        model = Pixels(schedule=OneCycle, optimizer=lambda params: SGD(params, lr=0.1))
+        new.fit(model, DigitsDataModule(batch_size=batch), ckpt_path=resume)
+        new.save_checkpoint(tmp_path / "last.ckpt")
+        return new
+
+    # 4 steps, then 8 that stand at 16; 20 is the end.
+    run(64, max_epochs=1)
+    assert run(32, max_epochs=2).global_step == 12
+    end = run(32, max_epochs=-1, max_steps=20)
+    assert end.global_step == 20
+    assert end.lr_scheduler_configs[0].scheduler.last_epoch == 20
+
+
+class OwnPlateau(ReduceLROnPlateau):
+    """As somebody may write it."""
+
+    interval, monitor = "epoch", "train/loss"
+
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        super().__init__(optimizer, mode="max", factor=0.5, patience=0)
+
+
+def test_a_plateau_of_ones_own_is_told_by_lightning_and_goes_on(tmp_path: Path) -> None:
+    first = trainer(tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=0)
+    first.fit(Pixels(schedule=OwnPlateau, optimizer=lambda params: SGD(params, lr=0.1)), DigitsDataModule())
+    rate = first.optimizers[0].param_groups[0]["lr"]
+    assert rate < 0.1, "the loss falls, which this plateau takes for getting worse"
+    first.save_checkpoint(tmp_path / "first.ckpt")
+    rates = Rates()
+    second = trainer(tmp_path, max_epochs=4, limit_train_batches=2, limit_val_batches=0, callbacks=[rates])
+    resumed = Pixels(schedule=OwnPlateau, optimizer=lambda params: SGD(params, lr=0.1))
+    second.fit(resumed, DigitsDataModule(), ckpt_path=tmp_path / "first.ckpt")
+    assert rates.seen[0] == rate
 
 
 def test_a_resumed_plateau_keeps_its_rate_and_takes_new_settings(tmp_path: Path) -> None:

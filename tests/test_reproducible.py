@@ -207,6 +207,20 @@ def test_a_plateau_is_told_of_every_epoch_also_of_that_behind_which_the_run_stop
         assert_equal(whole, resumed)
 
 
+@pytest.mark.parametrize("options", [{"check_val_every_n_epoch": 2}, {"val_check_interval": 0.5}])
+def test_a_schedule_by_epochs_goes_on_behind_a_validation(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Where a checkpoint of the best is saved: the epoch's step of the schedule is taken, the epoch not over."""
+    schedule = partial(Exponential, gamma=0.5)
+    keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=False)
+    options = {"max_epochs": 4, "schedule": lambda o, n: schedule(o, n), **options}
+    whole = fit(tmp_path, callbacks=[keep], **options)
+    before_the_last = [*tmp_path.glob("epoch=[0-2]*.ckpt")]
+    assert before_the_last
+    for saved in before_the_last:
+        resumed = fit(tmp_path, ckpt_path=saved, enable_checkpointing=False, **options)
+        assert_equal(whole, resumed)
+
+
 def test_a_plateau_waits_for_the_epochs_that_are_validated(tmp_path: Path) -> None:
     def counting(optimizer: Optimizer, steps: int) -> Plateau:
         # The loss is to rise, which it does not.

@@ -34,12 +34,15 @@ def cached(
     of_folder = f"{_digest(os.fsencode(f'{shape[1]} {folder}'))[:16]}-"
     file = cache_folder() / f"{of_folder}{_digest(content)[:32]}.npy"
     pixels = _load_if_whole(file, shape)
-    if pixels is None:
+    if pixels is not None:
+        with contextlib.suppress(OSError):
+            os.utime(file)
+    else:
         pixels = decode()
         _save_atomically(file, pixels)
         for other in {*file.parent.glob(f"{of_folder}*.npy")} - {file}:
             with contextlib.suppress(OSError):
-                # A younger one may be that of another machine's copy of the folder.
+                # One that was just used may be that of another machine's copy of the folder.
                 if time.time() - other.stat().st_mtime > SECONDS_KEPT:
                     other.unlink()
     return pixels
