@@ -5,6 +5,8 @@ import re
 from itertools import combinations
 from pathlib import Path
 
+from benchmarks.accuracy import settings_of
+
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -35,6 +37,13 @@ def test_every_file_that_it_names_exists() -> None:
 def test_constraints_are_plain_pins() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[\w.-]+==[\w.+!]+", line) for line in lines)
+
+
+def test_the_quickstarts_figures_are_of_its_recipe() -> None:
+    found = json.loads((REPOSITORY / "benchmarks" / "results" / "quickstart.json").read_text(encoding="utf-8"))
+    assert found["settings"] == settings_of(REPOSITORY / "configs" / "quickstart.yaml")
+    figures = f"{found['median_seconds']:.0f} s on 2 CPU cores | {found['mean_test_accuracy']:.1f} % test"
+    assert figures in README
 
 
 def test_it_says_of_a_page_what_the_page_says() -> None:
