@@ -136,7 +136,8 @@ def main(args: Sequence[str] | None = None) -> None:
     file = given.output / f"gpu-{device}.json"
     # What other parts measured before stays.
     before = read(file) if file.is_file() else {}
-    where = {name: value for name, value in before.items() if name in origin()}
+    names = origin().keys()
+    where = {name: value for name, value in before.items() if name in names}
     result: dict[str, Any] = {part: {**where, **figures} for part, figures in before.items() if part in PARTS}
     result["what"] = "speeds, seconds and accuracies by part; see benchmarks/gpu.py"
     for part in given.parts:

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -25,6 +25,8 @@ RANK_LOST = re.compile(r"Connection (closed|reset) by|Connection was likely clos
 FIRST_RANK_SECONDS = 20.0
 # Characters of a library's message that are shown.
 MESSAGE_LIMIT = 400
+# Names that a message lists.
+NAMED = 5
 
 
 @rank_zero_only
@@ -36,6 +38,11 @@ def say(message: str) -> None:
 def printable(name: str) -> str:
     """A name as text, whatever the bytes of the file or folder that it was."""
     return os.fsencode(name).decode("utf-8", "replace")
+
+
+def first_names(names: Sequence[str]) -> str:
+    """The first of some names, as text, with dots for the others: a list of any length stays a line."""
+    return ", ".join(map(printable, names[:NAMED])) + (", …" if len(names) > NAMED else "")
 
 
 def hush_libraries() -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cifar_lit.commands.evaluation import cam_target_of
 from cifar_lit.commands.learnt_data import preprocessing_in
-from cifar_lit.console import printable, say
+from cifar_lit.console import first_names, printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
 from cifar_lit.files import ready_to_write, write_atomically
@@ -33,8 +33,8 @@ UNREAD_EXTENSIONS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 BATCH = 64
 TOP = 3
-# Files that a message names, and where all are listed.
-NAMED, UNREADABLE = 5, "unreadable.txt"
+# Where all that cannot be read are listed.
+UNREADABLE = "unreadable.txt"
 OVERLAYS = "overlays"
 # Pixels that a side of a picture of Grad-CAM has at least.
 OVERLAY_SIDE = 256
@@ -213,6 +213,5 @@ def _names(files: Sequence[Path], folder: Path) -> list[str]:
 
 def _counted(files: Sequence[Path], folder: Path) -> str:
     """A number of files and the first names, as text whatever the bytes of the names."""
-    names = _names(files[:NAMED], folder)
-    more = ", …" if len(files) > NAMED else ""
-    return f"{len(files):,} file{'s' if len(files) > 1 else ''} ({', '.join(names)}{more})"
+    names = first_names([str(file.relative_to(folder)) for file in files])
+    return f"{len(files):,} file{'s' if len(files) > 1 else ''} ({names})"

@@ -1,4 +1,4 @@
-"""Decoded images on disk: those of a folder as it is now, and no others of it."""
+"""Decoded images on disk: those of a folder as it is now, and not for long as it was before."""
 
 import contextlib
 import hashlib

@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
-from cifar_lit.console import printable, say
+from cifar_lit.console import first_names, say
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.image_cache import cached
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
-# Files that a message names.
-NAMED = 5
 # By the orientation that a camera notes (EXIF 2.32, 4.6.4). ImageOps.exif_transpose would also write the other notes
 # anew, and fails on the odd ones that some cameras leave.
 TURNS = {
@@ -175,7 +173,7 @@ class ImageFolderDataModule(ImageDataModule):
                     pixels[i] = image
         if len(wrong) > 1:
             # All at once: to find them one by one would be as many runs.
-            raise UserError(f"Cannot read {len(wrong):,} files ({_named(wrong)}): remove them or replace them.")
+            raise UserError(f"Cannot read {len(wrong):,} files ({first_names([*wrong])}): remove them or replace them.")
         for error in wrong.values():
             raise error
         return pixels
@@ -191,13 +189,8 @@ class ImageFolderDataModule(ImageDataModule):
         if others:
             say(
                 f"Passed over {len(others):,} in {self.root} that are no PNG or JPEG files in the folder of a class "
-                f"({_named(sorted(others))})"
+                f"({first_names(sorted(others))})"
             )
-
-
-def _named(files: Iterable[str]) -> str:
-    names = [*map(printable, files)]
-    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
 def _is_visible_folder(entry: os.DirEntry[str]) -> bool:
