@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cifar_lit.data.alternating_flip import AlternatingFlip
 from cifar_lit.data.device import affine, dropout, geometry, pixels
-from cifar_lit.data.device.counter_random import seeds_of, uniforms
+from cifar_lit.data.device.counter_random import uniforms
 from cifar_lit.data.device.geometry import Alternation, Geometric
 from cifar_lit.data.device.sampling import Sampling
 from cifar_lit.data.device.steps import Floats, PixelStep, Size, Stage, Step, UnsupportedTransformError
@@ -64,13 +64,13 @@ def unsupported(transforms: Sequence[A.BasicTransform], image_size: Size) -> str
 
 
 class DeviceExecutor:
-    """A list of albumentations transforms, as a function of a batch and a seed.
+    """A list of albumentations transforms, as a function of a batch and of its images' seeds.
 
     Args:
         transforms: Applied in this order. Geometric ones that follow one another become one sampling of the image.
         image_size: Height and width of the images it will be given, in pixels.
-        run_seed: Decides in which epochs `AlternatingFlip` flips an image. Everything else comes from the seed of
-            a batch.
+        run_seed: Decides in which epochs `AlternatingFlip` flips an image. Everything else comes from the seeds of
+            the images.
 
     Attributes:
         output_size: Height and width of the images it gives.
@@ -102,42 +102,29 @@ class DeviceExecutor:
     def __call__(
         self,
         images: Tensor,
-        seed: int | NDArray[np.uint64],
+        seeds: NDArray[np.uint64],
         *,
         epoch: int = 0,
         indices: NDArray[np.int64] | None = None,
-        rows: slice | None = None,
     ) -> Tensor:
         """Draws parameters and applies them; see `draw` and `apply`."""
-        return self.apply(images, self.draw(seed, len(images), epoch=epoch, indices=indices, rows=rows))
+        return self.apply(images, self.draw(seeds, epoch=epoch, indices=indices))
 
-    def draw(
-        self,
-        seed: int | NDArray[np.uint64],
-        count: int,
-        *,
-        epoch: int = 0,
-        indices: NDArray[np.int64] | None = None,
-        rows: slice | None = None,
-    ) -> Params:
+    def draw(self, seeds: NDArray[np.uint64], *, epoch: int = 0, indices: NDArray[np.int64] | None = None) -> Params:
         """Draws what is random about a batch.
 
         Args:
-            seed: Of the whole batch; or of each of these images, uint64 (count,), such as `BatchKey.seeds`.
-            count: Number of images.
+            seeds: Of each image, uint64 (n,), such as `BatchKey.seeds`. An image's draws are its own, in whatever
+                batch and on whatever rank.
             epoch: Counted from 0; only `AlternatingFlip` asks.
-            indices: Which images of the data set they are, int64 (count,), on the CPU; only `AlternatingFlip` asks.
-            rows: Which rows of the global batch these images are, if it is shared out among ranks and has one seed.
-                Only start and step count. Each row's draws are its own: the shares together are the global batch.
+            indices: Which images of the data set they are, int64 (n,), on the CPU; only `AlternatingFlip` asks.
 
         Returns:
-            For each step an array (count, columns).
+            For each step an array (n, columns).
+
+        Raises:
+            ValueError: `AlternatingFlip` is in the list, and there are no indices.
         """
-        if isinstance(seed, np.ndarray):
-            seeds = seed
-        else:
-            start, stride = (rows.start or 0, rows.step or 1) if rows is not None else (0, 1)
-            seeds = seeds_of(int(seed), start + stride * np.arange(count))
         drawn = uniforms(seeds, sum(step.uniforms for step in self.steps))
         params, used = [], 0
         for step in self.steps:

@@ -27,3 +27,8 @@ def test_a_row_depends_on_neither_its_neighbours_nor_the_number_of_columns() -> 
 def test_series_of_neighbouring_seeds_share_nothing() -> None:
     seeds = np.concatenate([seeds_of(seed, np.arange(-50, 1000)) for seed in range(50)])
     assert len(np.unique(seeds)) == len(seeds)
+
+
+def test_a_seed_of_any_size_counts_by_its_lowest_64_bits() -> None:
+    np.testing.assert_array_equal(seeds_of(2**70 + 5, np.arange(3)), seeds_of(5, np.arange(3)))
+    np.testing.assert_array_equal(seeds_of(-1, np.arange(3)), seeds_of(2**64 - 1, np.arange(3)))

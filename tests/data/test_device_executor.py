@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp, kstest
 
 from cifar_lit.data.alternating_flip import AlternatingFlip
+from cifar_lit.data.device.counter_random import seeds_of
 from cifar_lit.data.device.steps import UnsupportedTransformError
 from cifar_lit.data.device_executor import DeviceExecutor, unsupported
 from cifar_lit.errors import UserError
@@ -25,6 +26,7 @@ Pixels = NDArray[np.uint8]
 SIZE = (32, 40)  # not square, so that x and y cannot be mixed up
 N = 48
 DRAWS = 20_000
+SEEDS = seeds_of(3, np.arange(N))
 # Wanted: a mean difference below 1.0 of 255, and 3 % of the values off by more than 8. Measured on the images below, at
 # most: 0.0003 and none with OpenCV 5; 0.12 and none with OpenCV 4.11, which rounds places to 1/32 pixel.
 MEAN_LIMIT = 0.25
@@ -333,13 +335,13 @@ def test_what_one_rotation_cuts_off_the_next_does_not_bring_back() -> None:
 )
 def test_images_that_a_transform_is_not_applied_to_stay_as_they_are(transform: A.BasicTransform) -> None:
     images = torch.from_numpy(natural_images())
-    changed = (DeviceExecutor([transform], SIZE)(images, 3) != images).flatten(1).any(1)
+    changed = (DeviceExecutor([transform], SIZE)(images, SEEDS) != images).flatten(1).any(1)
     assert 0.25 < changed.float().mean() < 0.75
 
 
 def test_transforms_of_a_list_draw_independently() -> None:
     executor = DeviceExecutor([A.HorizontalFlip(p=0.5), A.Rotate(p=1), A.VerticalFlip(p=0.5)], SIZE)
-    drawn = np.concatenate(executor.draw(3, DRAWS), axis=1)
+    drawn = np.concatenate(executor.draw(seeds_of(3, np.arange(DRAWS))), axis=1)
     varying = drawn[:, drawn.std(axis=0) > 0]
     assert varying.shape[1] == 3
     assert np.abs(np.corrcoef(varying.T) - np.eye(3)).max() < 0.03
@@ -402,7 +404,7 @@ def test_draws_have_the_distribution_of_albumentations(name: str) -> None:
     ]
     expected = columns_of(transform, SIZE, params)
     executor = DeviceExecutor([transform], SIZE)
-    drawn = executor.draw(3, DRAWS)
+    drawn = executor.draw(seeds_of(3, np.arange(DRAWS)))
     for step, ours, theirs in zip(executor.steps, drawn, expected, strict=True):
         assert ours.shape == theirs.shape == (DRAWS, len(step.columns))
         if step.columns[0] == "applied":
@@ -437,13 +439,13 @@ def everything() -> list[A.BasicTransform]:
 
 
 INDICES = np.arange(N) * 7
-SEEDS: NDArray[np.uint64] = np.arange(N, dtype=np.uint64) * np.uint64(2**58 + 3)
 
 
-def test_same_seed_same_batch_and_another_seed_another() -> None:
+def test_same_seeds_same_batch_and_others_another() -> None:
     images = torch.from_numpy(natural_images())
     first, again, other = (
-        DeviceExecutor(everything(), SIZE)(images, seed, indices=INDICES) for seed in (2**70 + 5, 2**70 + 5, 6)
+        DeviceExecutor(everything(), SIZE)(images, seeds, indices=INDICES)
+        for seeds in (SEEDS, SEEDS, SEEDS + np.uint64(1))
     )
     assert torch.equal(first, again)
     assert (first != other).flatten(1).any(1).all()
@@ -455,11 +457,11 @@ def test_leaves_the_global_generators_alone() -> None:
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002 (the old global generator is the one to be left alone)
     before = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
-    first = executor(images, 3, indices=INDICES)
+    first = executor(images, SEEDS, indices=INDICES)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert str(np.random.get_state()) == before[1]  # noqa: NPY002
     torch.manual_seed(2)
-    assert torch.equal(executor(images, 3, indices=INDICES), first)
+    assert torch.equal(executor(images, SEEDS, indices=INDICES), first)
 
 
 @pytest.mark.parametrize(
@@ -470,47 +472,36 @@ def test_leaves_the_images_alone(transforms: list[A.BasicTransform]) -> None:
     images = torch.from_numpy(natural_images())
     # Laid out as the executor works inside: no copy of the batch stands between it and its caller.
     planar = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
-    DeviceExecutor(transforms, SIZE)(planar, 3).zero_()
+    DeviceExecutor(transforms, SIZE)(planar, SEEDS).zero_()
     assert torch.equal(planar, images)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("strided", [False, True])
-def test_ranks_together_make_the_global_batch(ranks: int, strided: bool) -> None:
+@pytest.mark.parametrize("share", [slice(7, 20), slice(0, None, 3), slice(1, None, 3)])
+def test_an_images_draws_are_its_own_in_whatever_batch(share: slice) -> None:
     images = torch.from_numpy(natural_images())
     executor = DeviceExecutor(everything(), SIZE)
-    whole = executor(images, 11, epoch=1, indices=INDICES)
-    for rank in range(ranks):
-        rows = slice(rank, None, ranks) if strided else slice(rank * N // ranks, (rank + 1) * N // ranks)
-        share = executor(images[rows], 11, epoch=1, indices=INDICES[rows], rows=rows)
-        assert torch.equal(share, whole[rows])
-
-
-def test_seeds_of_the_images_make_the_batch_whatever_the_sharing() -> None:
-    images = torch.from_numpy(natural_images())
-    executor = DeviceExecutor(everything(), SIZE)
-    whole = executor(images, SEEDS, indices=INDICES)
-    assert torch.equal(executor(images[7:20], SEEDS[7:20], indices=INDICES[7:20]), whole[7:20])
+    whole = executor(images, SEEDS, epoch=1, indices=INDICES)
+    assert torch.equal(executor(images[share], SEEDS[share], epoch=1, indices=INDICES[share]), whole[share])
 
 
 def test_a_batch_is_the_same_in_one_piece_and_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     images = torch.from_numpy(natural_images())
-    whole = DeviceExecutor(everything(), SIZE)(images, 3, indices=INDICES)
+    whole = DeviceExecutor(everything(), SIZE)(images, SEEDS, indices=INDICES)
     monkeypatch.setattr("cifar_lit.data.device_executor._CPU_CHUNK", 1)  # 16 images at a time, the least
-    assert torch.equal(DeviceExecutor(everything(), SIZE)(images, 3, indices=INDICES), whole)
+    assert torch.equal(DeviceExecutor(everything(), SIZE)(images, SEEDS, indices=INDICES), whole)
 
 
 def test_empty_batch_and_empty_list() -> None:
     images = torch.from_numpy(natural_images())
-    assert DeviceExecutor(everything(), SIZE)(images[:0], 3, indices=INDICES[:0]).shape == (0, *SIZE, 3)
-    assert torch.equal(DeviceExecutor([], SIZE)(images, 3), images)
-    assert torch.equal(DeviceExecutor([A.Normalize(p=0), A.RandomCrop(*SIZE)], SIZE)(images, 3), images)
+    assert DeviceExecutor(everything(), SIZE)(images[:0], SEEDS[:0], indices=INDICES[:0]).shape == (0, *SIZE, 3)
+    assert torch.equal(DeviceExecutor([], SIZE)(images, SEEDS), images)
+    assert torch.equal(DeviceExecutor([A.Normalize(p=0), A.RandomCrop(*SIZE)], SIZE)(images, SEEDS), images)
 
 
 def test_reads_nothing_back_from_the_device() -> None:
     """Tensors on the meta device have no values: whatever asked for one, and so would wait for a GPU, raises."""
     images = torch.empty(N, *SIZE, 3, dtype=torch.uint8, device="meta")
-    result = DeviceExecutor(everything(), SIZE)(images, 3, indices=INDICES)
+    result = DeviceExecutor(everything(), SIZE)(images, SEEDS, indices=INDICES)
     assert result.shape == (N, *SIZE, 3)
     assert result.device.type == "meta"
 
@@ -520,13 +511,13 @@ def test_gpu_makes_the_same_batch_without_waiting() -> None:
     images = torch.from_numpy(natural_images())
     executor = DeviceExecutor(everything()[:-1], SIZE)
     on_gpu = images.cuda()
-    executor(on_gpu, 3, indices=INDICES)
+    executor(on_gpu, SEEDS, indices=INDICES)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        result = executor(on_gpu, 3, indices=INDICES)
+        result = executor(on_gpu, SEEDS, indices=INDICES)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    mean, far = distance(result.cpu().numpy(), executor(images, 3, indices=INDICES).numpy())
+    mean, far = distance(result.cpu().numpy(), executor(images, SEEDS, indices=INDICES).numpy())
     assert mean < 0.1
     assert far < 0.001
 
@@ -537,15 +528,15 @@ def test_gpu_makes_the_same_batch_without_waiting() -> None:
 def test_alternating_flip_shows_every_image_both_ways_in_any_two_epochs() -> None:
     images = torch.from_numpy(natural_images())
     executor = DeviceExecutor([AlternatingFlip()], SIZE, run_seed=4)
-    epochs = [executor(images, 100 + epoch, epoch=epoch, indices=INDICES) for epoch in range(3)]
+    epochs = [executor(images, SEEDS + np.uint64(epoch), epoch=epoch, indices=INDICES) for epoch in range(3)]
     assert torch.equal(epochs[0], epochs[1].flip(2))
     assert torch.equal(epochs[0], epochs[2])
     flipped = (epochs[0] != images).flatten(1).any(1).numpy()
     assert 0.25 < flipped.mean() < 0.75
-    other = DeviceExecutor([AlternatingFlip()], SIZE, run_seed=5)(images, 100, indices=INDICES)
+    other = DeviceExecutor([AlternatingFlip()], SIZE, run_seed=5)(images, SEEDS, indices=INDICES)
     assert not torch.equal(other, epochs[0])
     # In another order the images keep their sides.
-    assert torch.equal(executor(images.flip(0), 9, indices=INDICES[::-1].copy()), epochs[0].flip(0))
+    assert torch.equal(executor(images.flip(0), SEEDS, indices=INDICES[::-1].copy()), epochs[0].flip(0))
     compose = A.Compose([AlternatingFlip()])
     for epoch, image, index in itertools.product(range(2), range(6), [0]):
         expected = compose(image=images[image].numpy(), index=INDICES[image], epoch=epoch, run_seed=4)["image"]
@@ -553,14 +544,16 @@ def test_alternating_flip_shows_every_image_both_ways_in_any_two_epochs() -> Non
 
 
 def test_alternating_flip_starts_with_half_of_the_images() -> None:
-    params = DeviceExecutor([AlternatingFlip()], SIZE).draw(0, DRAWS, indices=np.arange(DRAWS))[0][:, 0]
+    params = DeviceExecutor([AlternatingFlip()], SIZE).draw(np.zeros(DRAWS, np.uint64), indices=np.arange(DRAWS))[0][
+        :, 0
+    ]
     assert abs(params.mean() - 0.5) < 0.015
     assert abs(np.corrcoef(params[:-1], params[1:])[0, 1]) < 0.03
 
 
 def test_alternating_flip_asks_for_the_images() -> None:
     with pytest.raises(ValueError, match="indices"):
-        DeviceExecutor([AlternatingFlip()], SIZE).draw(0, N)
+        DeviceExecutor([AlternatingFlip()], SIZE).draw(SEEDS)
 
 
 # What it cannot do ----------------------------------------------------------------------------------------------------
@@ -622,6 +615,6 @@ def test_names_what_no_executor_can_run(transform: A.BasicTransform, message: st
 def test_refuses_images_of_another_size_or_type() -> None:
     executor = DeviceExecutor([A.HorizontalFlip()], SIZE)
     with pytest.raises(ValueError, match=r"Expected uint8 \(n, 32, 40, 3\)"):
-        executor(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), 0)
+        executor(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), SEEDS[:2])
     with pytest.raises(ValueError, match="float32"):
-        executor(torch.zeros(2, *SIZE, 3), 0)
+        executor(torch.zeros(2, *SIZE, 3), SEEDS[:2])
