@@ -16,7 +16,8 @@ written after each. FIT OPTIONS go to the runs of `accuracy`.
   after each epoch, where ours does not evaluate. It compiles for minutes (beside an H200, on 16 cores, for more than
   200 s): a part that is asked for alone, as with `--parts race`, has all the time.
 - accuracy: `benchmarks.accuracy` of the recipes that others are compared with, compiled, two at a time, for as long as
-  there is time. What was cut off goes on in the next call, as with `--parts accuracy`. More at a time only take turns.
+  there is time, which the other parts as a rule leave none of: `--parts accuracy`. What was cut off goes on in the next
+  call. More at a time only take turns.
 
 On a machine without git or the history, CIFAR_LIT_COMMIT names the commit.
 """
@@ -49,14 +50,16 @@ from benchmarks.gpu_speed import of_race
 from benchmarks.measure import origin, parser, read, save
 from cifar_lit.console import hush_libraries
 
-# What a part does, and how many seconds it may take: what only a GPU can show comes first.
+# What a part does, and how many seconds it may take: together those of `--minutes`, without `accuracy`.
 PARTS: dict[str, tuple[Callable[[Settings], Part], float]] = {
-    "race": (of_race, 260),
     "epochs": (of_epochs, 170),
-    "training_loop": (of_training_loop, 70),
-    "input_pipeline": (of_input_pipeline, 40),
+    "training_loop": (of_training_loop, 90),
+    "input_pipeline": (of_input_pipeline, 50),
+    "race": (of_race, 200),
     "accuracy": (of_accuracy, float("inf")),
 }
+# With less than that a part is not begun: it would end before it has measured anything.
+LEAST_SECONDS = 20
 # Characters of an error that are kept.
 ERROR_LENGTH = 2000
 
@@ -103,6 +106,18 @@ def run_part(part: str, arguments: Sequence[str], seconds: float) -> dict[str, A
     return {**figures, "seconds_for_this_part": round(time.monotonic() - begun, 1)}
 
 
+def better(new: dict[str, Any], old: dict[str, Any]) -> bool:
+    """Whether a part's figures are to take the place of those that were measured before."""
+
+    def failed(figures: dict[str, Any]) -> bool:
+        return not {"error", "race_error"}.isdisjoint(figures)
+
+    def size(figures: Any) -> int:
+        return sum(map(size, figures.values())) if isinstance(figures, dict) else 1
+
+    return not failed(new) or (failed(old) and size(new) >= size(old))
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``gpu-<name of the GPU>.json``."""
     options = parser(__doc__)
@@ -143,12 +158,15 @@ def main(args: Sequence[str] | None = None) -> None:
     for part in given.parts:
         share = PARTS[part][1] if len(given.parts) > 1 else float("inf")
         seconds = min(share, end - time.monotonic())
-        print(f"{part}: {seconds:.0f} s at most", flush=True)
-        figures = run_part(part, arguments, seconds)
-        if "error" in figures and "error" not in result.get(part, figures):
-            print(f"{part}: {figures['error']}; what it measured before stays", flush=True)
+        if seconds < LEAST_SECONDS:
+            print(f"{part}: no time is left; --parts {part} measures it alone", flush=True)
             continue
-        result[part] = {**figures, **origin()}
+        print(f"{part}: {seconds:.0f} s at most", flush=True)
+        figures = {**run_part(part, arguments, seconds), **origin()}
+        if part in result and not better(figures, result[part]):
+            print(f"{part}: {figures.get('error', 'a part of it failed')}; what it measured before stays", flush=True)
+            continue
+        result[part] = figures
         save(f"gpu-{device}", result, given.output)
 
 

@@ -1,5 +1,6 @@
 """Every benchmark at a tiny size: that it measures what it says, and writes where it is told."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -504,6 +505,39 @@ def test_gpu_keeps_what_other_parts_measured_before(tmp_path: Path, monkeypatch:
     found = result(tmp_path, "gpu-cpu")
     assert found["race"]["y"] == 3
     assert found["training_loop"]["error"] == "no device"
+
+
+@pytest.mark.parametrize(
+    ("before", "figures", "kept"),
+    [
+        ({"ours": 1}, {"ours": 2}, False),
+        # Theirs fails where it did not before.
+        ({"ours": 1, "theirs": 1}, {"ours": 2, "race_error": "no memory"}, True),
+        ({"ours": {"a": 1, "b": 1}, "error": "its time was up"}, {"error": "no device"}, True),
+        ({"ours": {"a": 1}, "error": "its time was up"}, {"ours": {"a": 2, "b": 2}, "error": "its time was up"}, False),
+        ({"error": "no device"}, {"ours": 2}, False),
+    ],
+)
+def test_gpu_keeps_the_better_figures_of_a_part(
+    before: dict[str, Any], figures: dict[str, Any], kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gpu-cpu.json").write_text(json.dumps({"race": before}))
+    monkeypatch.setattr(gpu, "run_part", lambda *args: figures)
+    monkeypatch.setattr(gpu, "origin", dict)
+    gpu.main(["--tiny", "--parts", "race", f"--output={tmp_path}"])
+    found = json.loads((tmp_path / "gpu-cpu.json").read_text())["race"]
+    assert found == (before if kept else figures)
+
+
+def test_gpu_has_time_for_all_but_what_goes_on_for_hours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, clock = dict[str, float](), iter([0.0, 0.0, *itertools.accumulate(gpu.PARTS[part][1] for part in gpu.PARTS)])
+    monkeypatch.setattr(gpu, "run_part", lambda part, arguments, seconds: asked.update({part: seconds}) or {})
+    monkeypatch.setattr(gpu, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    gpu.main(["--tiny", f"--output={tmp_path}"])
+    assert asked == {part: share for part, (_, share) in gpu.PARTS.items() if share < float("inf")}
+    assert "accuracy: no time is left; --parts accuracy" in capsys.readouterr().out
 
 
 def test_a_part_whose_time_is_up_is_ended_and_keeps_what_it_has(tmp_path: Path) -> None:
