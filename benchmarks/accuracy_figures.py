@@ -51,14 +51,11 @@ def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> st
 
 
 def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
-    """Median time of `fit`, and on what; about what it takes by a timed epoch where every run shared its machine."""
+    """Median time of `fit`, and on what; about what an epoch timed on a CPU says where every run shared its machine."""
     alone = [result for result in results if result.get("at_once", 1) == 1]
     if alone:
         about, machine = "", alone[-1]["machine"]
         seconds = statistics.median(result["fit_seconds"] for result in alone if result["machine"] == machine)
-    elif any(result["machine"]["gpu"] for result in results):
-        # Epochs were timed on a CPU.
-        return UNKNOWN
     else:
         measured = read(repository / EPOCHS)["recipes"].get(recipe, {})
         now = {**all_settings_of(recipe, repository), "further_options": []}

@@ -62,12 +62,19 @@ def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, A
     spent = f", {cost}" if is_reference and cost != UNKNOWN else ""
     # The command above it holds some out.
     trained = "" if is_reference else "trained on all 50,000 "
-    images = " --data_root data/cifar10-jpeg" if results and results[0]["data"] == "jpeg" else ""
-    runs = f"{seeds(results)}{spent}; python -m benchmarks.accuracy {recipe}{images}; {files}"
+    runs = f"{seeds(results)}{spent}; {command(recipe, results)}; {files}" if results else ""
     reached = f"{accuracy(results, trained)} ({runs})" if results else UNKNOWN
     sentences = [f"Measured here: {reached}."] if is_reference else [f"Cost: {cost}.", f"Accuracy: {reached}."]
     pattern = r"^# Measured here: .*?(?=^[^#])" if is_reference else r"^# Cost: .*?(?=^[^#])"
     return with_comment(text, pattern, *sentences)
+
+
+def command(recipe: str, results: Sequence[dict[str, Any]]) -> str:
+    """What measures the same once more, beside what is there."""
+    first = min(result["seed"] for result in results)
+    seeded = f"--seeds {len(results)}" + (f" --first_seed {first}" if first else "")
+    images = " --data_root data/cifar10-jpeg" if results[0]["data"] == "jpeg" else ""
+    return f"python -m benchmarks.accuracy {recipe} {seeded}{images} --output again"
 
 
 def with_comment(text: str, pattern: str, *sentences: str) -> str:

@@ -38,8 +38,10 @@ def main(args: Sequence[str] | None = None) -> None:
     hush_libraries()
     run = given.runs / given.recipe.replace("/", "-") / f"seed-{given.seed}"
     if (run / "begun.json").is_file() or not (run / "asked.json").is_file():
+        train = f"python -m benchmarks.accuracy {given.recipe} --seeds 1 --first_seed {given.seed} --output again"
         sys.exit(
-            f"{run} holds no run that was trained to its end: python -m benchmarks.accuracy {given.recipe} does it."
+            f"{run} holds no run that was trained to its end: `{train}`, with the --data_root of its images, trains "
+            "it for --runs again/runs."
         )
     page = run / "page"
     command("explain", "--ckpt_path=last", f"--trainer.default_root_dir={run}", f"--output_dir={page}")

@@ -3,7 +3,6 @@
 python -m benchmarks.quickstart [--seeds 3]
 """
 
-import argparse
 import os
 import re
 import statistics
@@ -11,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.accuracy import settings_of
-from benchmarks.measure import save
+from benchmarks.measure import parser, save
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
@@ -32,13 +32,13 @@ def run(folder: str, *command: str) -> str:
     return done.stdout
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/quickstart.json``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, default=3)
+    given = options.parse_args(args)
     seconds, last, test = [], [], []
-    for seed in range(args.seeds):
+    for seed in range(given.seeds):
         with tempfile.TemporaryDirectory() as folder:
             begun = time.perf_counter()
             fit = run(folder, "fit", "--config", str(CONFIG), f"--seed_everything={seed}")
@@ -58,6 +58,7 @@ def main() -> None:
             "mean_test_accuracy": round(statistics.mean(test), 2),
             "settings": settings_of(CONFIG),
         },
+        given.output,
     )
 
 

@@ -5,7 +5,6 @@
 CIFAR-10 is read from disk in its published layout; where only an image folder is at hand, that layout is made of it.
 """
 
-import argparse
 import os
 import pickle
 import statistics
@@ -13,13 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pytorch_lightning import Callback, Trainer
 
-from benchmarks.measure import save
+from benchmarks.measure import parser, save
 from cifar_lit.data import ImageFolderDataModule
 from cifar_lit.data.images import Images
 
@@ -56,27 +56,27 @@ def write_batches(images: Images, folder: Path, names: list[str]) -> None:
         (folder / name).write_bytes(pickle.dumps(batch, protocol=4))
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/start_up.json``."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", default="data/cifar10-jpeg", help="folder with train/<class>/ and test/<class>/")
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--images", default="data/cifar10-jpeg", help="folder with train/<class>/ and test/<class>/")
+    options.add_argument("--rounds", type=int, default=3)
+    given = options.parse_args(args)
     with tempfile.TemporaryDirectory() as name:
         batches = Path(name, "cifar-10-batches-py")
         batches.mkdir()
-        data = ImageFolderDataModule(args.images)
+        data = ImageFolderDataModule(given.images)
         write_batches(data.load("train"), batches, [f"data_batch_{i}" for i in range(1, 6)])
         write_batches(data.load("test"), batches, ["test_batch"])
         fit = ["fit", "--config", str(CONFIGS / "resnet20.yaml"), "--data.root", name, "--trainer.logger=false",
                "--trainer.callbacks+=benchmarks.start_up.FirstStep"]  # fmt: skip
-        first_steps = [float(seconds(*fit)[1].split("first step after ")[1].split()[0]) for _ in range(args.rounds)]
+        first_steps = [float(seconds(*fit)[1].split("first step after ")[1].split()[0]) for _ in range(given.rounds)]
     print("first training step:", first_steps)
     recipes = {str(path.relative_to(CONFIGS)): [str(path)] for path in sorted(CONFIGS.rglob("*.yaml"))}
     deepest = {DEEPEST: [str(CONFIGS / "resnet110_v2.yaml"), "--model.depth=1001"]}
     summaries: dict[str, float] = {}
     for label, arguments in {**recipes, **deepest}.items():
-        runs = [seconds("summary", "--config", *arguments)[0] for _ in range(args.rounds)]
+        runs = [seconds("summary", "--config", *arguments)[0] for _ in range(given.rounds)]
         summaries[label] = round(statistics.median(runs), 2)
         print(f"summary {label}: {summaries[label]} s", flush=True)
     save(
@@ -87,6 +87,7 @@ def main() -> None:
             "summary": summaries,
             "slowest_summary_of_a_recipe": max(s for label, s in summaries.items() if label != DEEPEST),
         },
+        given.output,
     )
 
 
