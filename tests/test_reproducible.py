@@ -176,6 +176,50 @@ def test_a_run_that_ended_inside_an_epoch_goes_on_with_the_rest_of_it(
     assert_equal(whole, resumed)
 
 
+class StopsAtBatch(Callback):
+    """Ends a run behind a batch, or behind the validation that follows it, as early stopping does."""
+
+    def __init__(self, batch: int, behind_validation: bool) -> None:
+        self.batch, self.behind_validation = batch, behind_validation
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._end(trainer, not self.behind_validation)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._end(trainer, self.behind_validation)
+
+    def _end(self, trainer: Trainer, here: bool) -> None:
+        if here and trainer.fit_loop.total_batch_idx + 1 == self.batch:
+            trainer.should_stop = True
+
+
+# Of two epochs of six batches, in steps of two.
+@pytest.mark.parametrize(("batch", "behind_validation", "ends_at"), [(3, False, 2), (3, True, 2), (9, True, 5)])
+def test_a_run_does_not_end_while_a_step_gathers_gradients(
+    tmp_path: Path, batch: int, behind_validation: bool, ends_at: int
+) -> None:
+    options: dict[str, Any] = {"accumulate_grad_batches": 2, "val_check_interval": 3}
+    whole = fit(tmp_path, enable_checkpointing=False, **options)
+    last = LastCheckpoint()
+    last.dirpath = str(tmp_path)
+    fit(tmp_path, ends_at=ends_at, callbacks=[StopsAtBatch(batch, behind_validation), last], **options)
+    resumed = fit(tmp_path, ckpt_path=tmp_path / "last.ckpt", enable_checkpointing=False, **options)
+    assert_equal(whole, resumed)
+
+
+def test_what_nobody_has_validated_is_not_among_the_best(tmp_path: Path) -> None:
+    best = BestCheckpoint(dirpath=tmp_path, filename="{step}", monitor="val/loss", save_top_k=-1)
+    fit(tmp_path, schedule=None, ends_at=9, max_steps=9, callbacks=[best])
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=6.ckpt"]
+
+
+def test_the_best_may_be_so_by_training(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    best = BestCheckpoint(dirpath=tmp_path, filename="{step}", monitor="train/loss", save_top_k=-1)
+    fit(tmp_path, check_val_every_n_epoch=2, callbacks=[best])
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {"step=6.ckpt", "step=12.ckpt"}
+    assert not [warned for warned in recwarn if "logs no" in str(warned.message)]
+
+
 class KeepsMoreThanData(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"here": Path()}

@@ -30,8 +30,13 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     _warned = False
+    # In this epoch: what an earlier one logged is still there.
+    _validated = False
 
     def __init__(self, every_n_minutes: float | None = None, **kwargs: Any) -> None:
+        if (kwargs.get("monitor") or "").startswith("train/") and kwargs.get("save_on_train_epoch_end") is None:
+            # Where the epoch is not validated it is logged all the same, and by validation it is not logged yet.
+            kwargs["save_on_train_epoch_end"] = True
         super().__init__(**kwargs)
         if every_n_minutes is not None and every_n_minutes <= 0:
             raise UserError(f"checkpoint.every_n_minutes is {every_n_minutes}: give a number above 0.")
@@ -50,12 +55,15 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far."""
-        if self._can_monitor(trainer):
+        self._validated = not trainer.sanity_checking
+        if not self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves if the metric is the best so far, where there is no validation."""
-        if self._can_monitor(trainer):
+        """Saves if the metric is the best so far, and of these weights."""
+        validated, self._validated = self._validated, False
+        saves = self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer)
+        if saves and (validated or not (self.monitor or "").startswith("val/")):
             super().on_train_epoch_end(trainer, pl_module)
 
     def _can_monitor(self, trainer: Trainer) -> bool:
@@ -83,7 +91,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, every_n_minutes: float | None = None) -> None:
         by_epoch = every_n_minutes is None
-        self._inside_an_epoch = False
+        self._inside_an_epoch = self._ends_with_the_step = False
         super().__init__(
             filename=LAST,
             monitor=None,
@@ -98,12 +106,13 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins."""
         super().on_train_start(trainer, pl_module)
-        self._inside_an_epoch = False
+        self._inside_an_epoch = self._ends_with_the_step = False
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves if it is time, or behind the next batch that allows it; and where the run ends inside an epoch."""
+        self._let_the_step_end(trainer)
         if may_pause(trainer, batch_idx):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._save_if_it_ends_here(trainer)
@@ -111,13 +120,20 @@ class LastCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves where the run ends inside an epoch, behind a step that validation follows."""
         super().on_validation_end(trainer, pl_module)
+        if not trainer.sanity_checking:
+            self._let_the_step_end(trainer)
         if not trainer.is_last_batch:
             self._save_if_it_ends_here(trainer)
 
+    def _let_the_step_end(self, trainer: Trainer) -> None:
+        """Puts an early end off while a step gathers gradients, which are in no checkpoint."""
+        if self.save_on_exception:
+            gathers = trainer.fit_loop._should_accumulate()
+            ends = trainer.should_stop or self._ends_with_the_step
+            trainer.should_stop, self._ends_with_the_step = ends and not gathers, ends and gathers
+
     def _save_if_it_ends_here(self, trainer: Trainer) -> None:
-        # Gradients that a step is still gathering are in no checkpoint.
-        whole = not trainer.fit_loop._should_accumulate()
-        if self.save_on_exception and whole and ends_here(trainer) and not self._should_skip_saving_checkpoint(trainer):
+        if self.save_on_exception and ends_here(trainer) and not self._should_skip_saving_checkpoint(trainer):
             # Afterwards the epoch counts as a whole one, and a run that goes on would leave the rest of it out.
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
             self._inside_an_epoch = True
