@@ -92,8 +92,10 @@ class Distillation(Callback):
         meant = checkpoints(LAST, root, self.teacher) if by_recipe else [asked] * asked.is_file()
         if self._begun_with is not None:
             begun_with = self._begun_with
-            # Whoever names the same teacher as then means that one, whatever has become of its file.
-            copies = [copy, Path(begun_with["path"])] if self.teacher == begun_with.get("asked") else []
+            # Whoever names the same teacher as then, or the copy, as the run's own settings do, means that one,
+            # whatever has become of its file.
+            same_name = self.teacher in (begun_with.get("asked"), begun_with["path"])
+            copies = [copy, Path(begun_with["path"])] if same_name else []
             meant = [*(path for path in copies if path is not None and path.is_file()), *meant]
             same = next((path for path in meant if sha256_of(path) == begun_with["teacher"]), None)
             if same is not None:
@@ -198,8 +200,9 @@ class Distillation(Callback):
         self._teacher = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Which teacher it is: its copy, that one's SHA-256, and how it was asked for."""
-        return {"teacher": self._digest, "path": str(self.path), "asked": self.teacher}
+        """Which teacher it is: its copy, that one's SHA-256, and how it was first asked for."""
+        asked = (self._begun_with or {}).get("asked", self.teacher)
+        return {"teacher": self._digest, "path": str(self.path), "asked": asked}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps in mind which teacher a resumed run began with."""

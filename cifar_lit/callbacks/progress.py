@@ -150,7 +150,8 @@ class EpochProgress(ProgressBar):
         return f"Epoch {number:>{len(str(last))}}/{last}" if last and last > 0 else f"Epoch {number}"
 
     def _seconds_left(self, trainer: Trainer) -> float | None:
-        total = trainer.estimated_stepping_batches
+        # Of a run that goes on with other batches, as many as it had taken with these.
+        total = trainer.estimated_stepping_batches - getattr(trainer.lightning_module, "steps_ahead", 0)
         done = trainer.global_step - self._steps_before
         if total == float("inf") or done < 1:
             return None

@@ -237,6 +237,14 @@ def test_a_run_whose_folder_was_taken_elsewhere_goes_on_with_its_copy(
     fit(tmp_path / "elsewhere", *with_teacher(path), "--ckpt_path=last")
     (copy,) = (tmp_path / "elsewhere").rglob("version_0/teacher.ckpt")
     assert f"Teacher: DepthwiseNet of {copy}" in capsys.readouterr().out
+    # Also by its own settings, which name the copy where it was; and then still as it was first asked for.
+    (tmp_path / "elsewhere").rename(tmp_path / "there")
+    (config,) = (tmp_path / "there").rglob("version_0/config.yaml")
+    root = f"--trainer.default_root_dir={tmp_path / 'there'}"
+    main(["fit", f"--config={config}", root, "--ckpt_path=last", "--trainer.max_epochs=3"])
+    assert f"Teacher: DepthwiseNet of {config.with_name('teacher.ckpt')}" in capsys.readouterr().out
+    fit(tmp_path / "there", *with_teacher(path), "--ckpt_path=last", epochs=4)
+    assert f"Teacher: DepthwiseNet of {config.with_name('teacher.ckpt')}" in capsys.readouterr().out
 
 
 def test_a_callback_without_a_list_keeps_its_teacher_too(tmp_path: Path) -> None:

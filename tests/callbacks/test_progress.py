@@ -49,10 +49,9 @@ def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, **set
         logger=False,
         enable_checkpointing=bool(callbacks),
         enable_model_summary=False,
-        limit_train_batches=4,
         limit_val_batches=1,
         callbacks=[progress, bars, *callbacks],
-        **{"max_epochs": 2, **settings},
+        **{"max_epochs": 2, "limit_train_batches": 4, **settings},
     )
     model = DepthwiseNet(widths=[[4]], dropout=[0.0])
     trainer.fit(model, datamodule=DigitsDataModule(batch_size=20), ckpt_path=ckpt_path, weights_only=True)
@@ -76,6 +75,16 @@ def test_a_run_that_goes_on_within_an_epoch_shows_the_rest_of_it(
     seen = fit(tmp_path, ckpt_path=tmp_path / "step=2.ckpt")
     assert seen == [("Epoch 1/2", 3), ("Epoch 1/2", 4), *(("Epoch 2/2", batch) for batch in (1, 2, 3, 4))]
     assert [line[:9] for line in lines(capsys)] == ["Epoch 1/2", "Epoch 2/2"]
+
+
+@pytest.mark.parametrize("batches", [2, 8])
+def test_a_run_that_goes_on_with_other_batches_ends_with_no_time_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], batches: int
+) -> None:
+    fit(tmp_path, ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1))
+    capsys.readouterr()
+    fit(tmp_path, ckpt_path=tmp_path / "step=2.ckpt", limit_train_batches=batches)
+    assert [line.endswith(" left") for line in lines(capsys)] == [True, False]
 
 
 def test_a_line_tells_of_validation_in_its_own_epoch_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
