@@ -13,14 +13,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from cifar_lit.errors import UserError
 from cifar_lit.optimizers import NesterovSGD, begin_momentum
 from cifar_lit.ranks import several_ranks, share_of_ranks
-from cifar_lit.resuming import ResumableModule, validates_later
-from cifar_lit.schedules import Plateau, takes_the_number_of_steps
+from cifar_lit.resuming import ResumableModule
+from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
 from cifar_lit.scores import Scores
 from cifar_lit.views import VIEWS
 from cifar_lit.weight_decay import Decayed, split_by_decay
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
-ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
 Batch = tuple[Tensor, Tensor]
 
 # Generators take seeds below 2⁶³.
@@ -163,17 +162,17 @@ class Classifier(ResumableModule):
 
     # Logged once an epoch: a call of self.log in every step costs more than the step's own bookkeeping.
     def on_train_epoch_end(self) -> None:
-        """Logs ``train/loss`` and ``train/accuracy`` over the augmented images of the epoch, and tells `Plateau`."""
+        """Logs ``train/loss`` and ``train/accuracy`` over the augmented images of the epoch, and tells a plateau."""
         self._log("train", self.train_scores)
         schedule = self.lr_schedulers()
-        if isinstance(schedule, Plateau):
+        if self.is_configured_here and isinstance(schedule, ReduceLROnPlateau):
             # Lightning tells it behind the epoch's checkpoint: a run that goes on from there would leave it out.
-            schedule.tell(self.trainer.callback_metrics, not self._validated and validates_later(self.trainer))
+            tell(schedule, self.trainer.callback_metrics, not self._validated and validates_later(self.trainer))
         self._validated = False
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """Lightning's hook: steps a schedule, but for `Plateau`, which has been told: see `on_train_epoch_end`."""
-        if not isinstance(scheduler, Plateau):
+        """Lightning's hook: steps a schedule, but for a plateau, which has been told: see `on_train_epoch_end`."""
+        if not (self.is_configured_here and isinstance(scheduler, ReduceLROnPlateau)):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_end(self) -> None:
@@ -215,31 +214,24 @@ class Classifier(ResumableModule):
             "lr_scheduler": {
                 "scheduler": schedule,
                 "interval": getattr(schedule, "interval", "step"),
-                "monitor": getattr(schedule, "monitor", None),
-                # `Plateau` is told what it monitors by `on_train_epoch_end`.
-                "reduce_on_plateau": isinstance(schedule, ReduceLROnPlateau) and not isinstance(schedule, Plateau),
+                # A plateau is told what it monitors by `on_train_epoch_end`.
+                "reduce_on_plateau": False,
             },
         }
 
-    def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
-        """As this run's settings make them."""
+    def new_optimizer(self) -> Optimizer:
+        """As this run's settings make it."""
         optimizer = self.optimizer(self.parameter_groups())
         begin_momentum(optimizer)
         if self._trainer is not None and self.trainer.gradient_clip_val:
             # A fused one would unscale gradients by itself, behind the clipping: Lightning refuses that.
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        if self.schedule is None:
-            return optimizer, None
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise UserError("A schedule needs the run's length: give --trainer.max_epochs or --trainer.max_steps.")
-        schedule = self.schedule(optimizer, int(steps))
-        if not takes_the_number_of_steps(schedule, int(steps)):
-            raise UserError(
-                f"{type(schedule).__name__} does not take the run's number of steps: give OneCycle, Triangular, "
-                "InverseTime, StepTable, Exponential, Plateau, CosineAnnealingLR, PolynomialLR or one of your own."
-            )
-        return optimizer, schedule
+        return optimizer
+
+    def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
+        """As this run's settings make them."""
+        optimizer = self.new_optimizer()
+        return optimizer, None if self.schedule is None else new_schedule(self.schedule, optimizer, self.trainer)
 
 
 def _count(scores: Scores, logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,14 +5,15 @@ import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from cifar_lit.errors import UserError
 from cifar_lit.ranks import of_all_ranks
 from cifar_lit.schedules import Plateau
-from cifar_lit.scores import Scores
+from cifar_lit.scores import Counted, Scores, together
 
 
 def take_settings(
@@ -55,14 +56,6 @@ def take_settings(
         group.update({name: value for name, value in fresh_group.items() if name != "params"})
 
 
-def validates_later(trainer: Trainer) -> bool:
-    """Whether a run validates, if not in every epoch."""
-    every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs
-    # Before the first time nobody has asked for the images.
-    has_images = trainer.enable_validation and (not trainer.num_val_batches or sum(trainer.num_val_batches) > 0)
-    return has_images and (epochs is None or epochs == -1 or every <= epochs)
-
-
 class ResumableModule(LightningModule, ABC):
     """Goes on from a checkpoint as if nothing had been, where its settings are still the same.
 
@@ -78,7 +71,7 @@ class ResumableModule(LightningModule, ABC):
 
     def _forget(self) -> None:
         self._schedule_states: list[dict[str, Any]] = []
-        self._scores_before: dict[str, dict[str, Tensor]] = {}
+        self._scores_before: Counted = {}
         self._monitored_before: dict[str, Tensor] = {}
         self._progress_before: dict[str, Any] = {}
         # Of the run: batches of an epoch, and how many a step takes.
@@ -93,8 +86,18 @@ class ResumableModule(LightningModule, ABC):
             self._forget()
 
     @abstractmethod
+    def new_optimizer(self) -> Optimizer:
+        """As this run's settings make it."""
+
+    @abstractmethod
     def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
         """As this run's settings make them."""
+
+    @property
+    def is_configured_here(self) -> bool:
+        """Whether the settings say what optimizer and schedule are, as they do not for who configures them alone."""
+        kind = next(kind for kind in type(self).__mro__ if "configure_optimizers" in vars(kind))
+        return "new_optimizer_and_schedule" in vars(kind)
 
     @property
     def steps_ahead(self) -> int:
@@ -151,35 +154,63 @@ class ResumableModule(LightningModule, ABC):
         return int(epoch.processed + last_is_done)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what a running epoch has counted so far, on every rank, and what `Plateau` monitors."""
+        """Keeps what a running epoch has counted so far, on every rank, and what a plateau monitors."""
         checkpoint["train_scores"] = of_all_ranks(self.train_scores.so_far())
         checkpoint["validated"] = self._validated
         if self._batches[0] < math.inf:
             batches, a_step = self._batches
             ahead = None if self._length_is_steps else self.steps_ahead
             checkpoint["progress"] = {"batches": int(batches), "a_step": a_step, "ahead": ahead}
-        metrics = self.trainer.callback_metrics
-        for schedule in self.trainer.lr_scheduler_configs:
-            if isinstance(schedule.scheduler, Plateau) and schedule.scheduler.monitor in metrics:
-                monitor = schedule.scheduler.monitor
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        if self.is_configured_here and isinstance(optimizer, Optimizer):
+            checkpoint["optimizer"] = type(optimizer).__name__
+            monitor, metrics = getattr(self.lr_schedulers(), "monitor", None), self.trainer.callback_metrics
+            if monitor in metrics:
                 checkpoint["monitored"] = {monitor: metrics[monitor].detach().cpu()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the checkpoint's schedule out of this run's, which may be another: see `on_train_start`."""
+        """Keeps the checkpoint's schedule out of this run's, which may be another: see `on_train_start`.
+
+        Raises:
+            UserError: It is to be gone on from, and its optimizer is another than this run's.
+        """
+        rank, ranks = 0, 1
         if self._trainer is not None:
+            rank, ranks = self.trainer.global_rank, self.trainer.world_size
             # Where a run's length is a number of steps, Lightning takes an epoch that was over for one that was not,
             # and leaves out the images of the next one.
             self.trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-        self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
+            if self.trainer.state.fn == "fit" and self.is_configured_here:
+                self._compare_optimizers(checkpoint)
+        if self.is_configured_here:
+            self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
         scores = checkpoint.get("train_scores", {})
         # Older checkpoints hold those of the first rank alone.
         of_ranks = scores if isinstance(scores, list) else [scores]
-        rank = self.trainer.global_rank if self._trainer is not None else 0
-        self._scores_before = of_ranks[rank] if rank < len(of_ranks) else {}
+        self._scores_before = together(of_ranks[rank::ranks])
         self._monitored_before = checkpoint.get("monitored", {})
         self._progress_before, self._ahead = checkpoint.get("progress", {}), None
         # Of older checkpoints all epochs had one.
         self._validated = checkpoint.get("validated", True)
+
+    def _compare_optimizers(self, checkpoint: dict[str, Any]) -> None:
+        optimizer = self.new_optimizer()
+        kind, before = type(optimizer).__name__, checkpoint.get("optimizer")
+        if before not in (None, kind):
+            raise UserError(
+                f"The checkpoint's run has the optimizer {before}, of whose state {kind} can make nothing: give "
+                f"--model.optimizer={before}, or begin a new run."
+            )
+        groups = [
+            [len(group["params"]) for group in groups]
+            for groups in (optimizer.param_groups, *(state["param_groups"] for state in checkpoint["optimizer_states"]))
+        ]
+        # With other weights there is more to say than that.
+        if any(own != groups[0] and sum(own) == sum(groups[0]) for own in groups):
+            raise UserError(
+                "The checkpoint's run has weight decay on other weights: give the --model.weight_decay_on that its "
+                "config.yaml names, or begin a new run."
+            )
 
     def on_train_start(self) -> None:
         """Puts the settings of this run in the place of those that a resumed checkpoint brought along."""
@@ -189,7 +220,7 @@ class ResumableModule(LightningModule, ABC):
             self.trainer.callback_metrics.setdefault(name, value)
         ahead = self.steps_ahead
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        if self.trainer.global_step and isinstance(optimizer, Optimizer):
+        if self.trainer.global_step and self.is_configured_here and isinstance(optimizer, Optimizer):
             take_settings(
                 (optimizer, schedule),
                 self.new_optimizer_and_schedule(),

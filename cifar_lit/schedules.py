@@ -6,13 +6,12 @@ states that once. Those of torch whose second argument is a number of steps fit 
 ``interval = "epoch"``.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
-from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from cifar_lit.errors import UserError
 
@@ -24,9 +23,12 @@ class OneCycle(OneCycleLR):
         optimizer: Its learning rate is the peak.
         total_steps: Steps in the run; filled in by the trainer.
         warmup: Fraction of the run in which the rate rises, in (0, 1).
-        start_factor: First rate as a fraction of the peak.
-        final_factor: Last rate as a fraction of the peak.
+        start_factor: First rate as a fraction of the peak, above 0.
+        final_factor: Last rate as a fraction of the peak, at least 0.
         anneal: Shape of rise and fall, ``cos`` or ``linear``.
+
+    Raises:
+        UserError: A number is out of its range.
     """
 
     def __init__(
@@ -38,6 +40,11 @@ class OneCycle(OneCycleLR):
         final_factor: float = 4e-6,
         anneal: Literal["cos", "linear"] = "cos",
     ) -> None:
+        if not 0 < warmup < 1 or start_factor <= 0 or final_factor < 0:
+            raise UserError(
+                f"OneCycle has warmup {warmup}, start_factor {start_factor} and final_factor {final_factor}: give "
+                "numbers between 0 and 1, above 0, and from 0."
+            )
         if warmup * total_steps == 1:
             # torch then divides by the length of the rise, which is none.
             warmup += 0.5 / total_steps
@@ -50,7 +57,7 @@ class OneCycle(OneCycleLR):
             # A recipe's momentum stays what it says.
             cycle_momentum=False,
             div_factor=1 / start_factor,
-            final_div_factor=start_factor / final_factor,
+            final_div_factor=start_factor / final_factor if final_factor else math.inf,
         )
 
 
@@ -61,9 +68,14 @@ class Triangular(LambdaLR):
         optimizer: Its learning rate is the peak.
         total_steps: Steps in the run; filled in by the trainer.
         warmup: Fraction of the run in which the rate rises, in [0, 1).
+
+    Raises:
+        UserError: So it is not.
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.2) -> None:
+        if not 0 <= warmup < 1:
+            raise UserError(f"Triangular has warmup {warmup}: give a number from 0 up to, but not, 1.")
         peak = warmup * total_steps
 
         def factor(step: int) -> float:
@@ -164,26 +176,6 @@ class Plateau(ReduceLROnPlateau):
         self.monitor = monitor
         self.first_rates = [group["lr"] for group in optimizer.param_groups]
 
-    def tell(self, metrics: Mapping[str, Tensor], validation_is_due: bool) -> None:
-        """Steps on what an epoch logged.
-
-        Args:
-            metrics: All that is logged, by name.
-            validation_is_due: There was no validation in this epoch, but there will be in a later one: ``val/…`` is
-                that of an earlier epoch, or is not there yet.
-
-        Raises:
-            UserError: Nothing logs the metric.
-        """
-        if validation_is_due and (self.monitor.startswith("val/") or self.monitor not in metrics):
-            return
-        if self.monitor not in metrics:
-            raise UserError(
-                f"Plateau monitors {self.monitor!r}, which nothing logs: give one of {sorted(metrics)} with "
-                "--model.schedule.init_args.monitor."
-            )
-        self.step(metrics[self.monitor].item())
-
     def resume(self, states: list[dict[str, Any]], resumed: Optimizer, fresh: Optimizer) -> None:
         """Goes on from a checkpoint, but with the settings of this run.
 
@@ -198,13 +190,6 @@ class Plateau(ReduceLROnPlateau):
                 setattr(self, name, state[name])
             for group, resumed_group in zip(fresh.param_groups, resumed.param_groups, strict=True):
                 group["lr"] = resumed_group["lr"]
-
-
-def takes_the_number_of_steps(schedule: LRScheduler, total_steps: int) -> bool:
-    """Whether a schedule, called as ``class(optimizer, total_steps)``, did not take the number for something else."""
-    second = list(inspect.signature(type(schedule)).parameters)[1:2]
-    length = not second or second[0] in ("total_steps", "total_iters", "T_max")
-    return length or getattr(schedule, second[0], None) != total_steps
 
 
 def _in_force(table: dict[int, float], epoch: int) -> float:

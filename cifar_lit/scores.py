@@ -1,6 +1,6 @@
 """Loss and accuracy of a split, accumulated on the device and read once an epoch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torchmetrics.classification import MulticlassAccuracy
 # Top-5 says something only where a guess of five names does not cover half of the classes.
 TOP5_FROM_CLASSES = 11
 
+# What has been counted: the sums of a metric, by its name and theirs.
+Counted = dict[str, dict[str, Tensor]]
 
 # Losses below it are counted in units of 2**-30, so that 2**25 of them fit into 63 bits.
 COUNTED_EXACTLY_BELOW, UNITS = 2.0**8, 2**30
@@ -102,7 +104,7 @@ class Scores(nn.Module):
         for metric in self.named().values():
             metric.reset()
 
-    def so_far(self) -> dict[str, dict[str, Tensor]]:
+    def so_far(self) -> Counted:
         """What has been counted, for a checkpoint."""
         counted = {}
         for name, metric in self.named().items():
@@ -113,7 +115,7 @@ class Scores(nn.Module):
             metric.persistent(False)
         return counted
 
-    def go_on_from(self, counted: dict[str, dict[str, Tensor]]) -> None:
+    def go_on_from(self, counted: Counted) -> None:
         """Takes up again what `so_far` gave."""
         for name, metric in self.named().items():
             if name in counted:
@@ -122,3 +124,13 @@ class Scores(nn.Module):
                 state = {key: value.to(metric.device) for key, value in counted[name].items()}
                 metric.load_state_dict(state, strict=False)  # older checkpoints count the loss in floats alone
                 metric.persistent(False)
+
+
+def together(counted: Iterable[Counted]) -> Counted:
+    """What several ranks have counted, as one would have."""
+    sums: Counted = {}
+    for rank in counted:
+        for name, states in rank.items():
+            own = sums.setdefault(name, {})
+            own.update({key: own[key] + value if key in own else value for key, value in states.items()})
+    return sums

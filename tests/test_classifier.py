@@ -1,6 +1,7 @@
 """Loss, metrics, optimizer and schedule of a Classifier, trained with a plain Trainer."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader, IterableDataset
 
 from cifar_lit.classifier import Classifier
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNet18, ResNetV1
 from cifar_lit.schedules import InverseTime, OneCycle, Plateau, Triangular
-from cifar_lit.scores import MeanLoss, Scores
+from cifar_lit.scores import MeanLoss, Scores, together
 from cifar_lit.weight_decay import split_by_decay
 
 
@@ -392,17 +395,86 @@ class OwnPlateau(ReduceLROnPlateau):
         super().__init__(optimizer, mode="max", factor=0.5, patience=0)
 
 
-def test_a_plateau_of_ones_own_is_told_by_lightning_and_goes_on(tmp_path: Path) -> None:
-    first = trainer(tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=0)
-    first.fit(Pixels(schedule=OwnPlateau, optimizer=lambda params: SGD(params, lr=0.1)), DigitsDataModule())
-    rate = first.optimizers[0].param_groups[0]["lr"]
-    assert rate < 0.1, "the loss falls, which this plateau takes for getting worse"
+def test_a_plateau_of_ones_own_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    def run(**settings: Any) -> list[float]:
+        rates = Rates()
+        keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+        limits: dict[str, Any] = {"limit_train_batches": 2, "limit_val_batches": 0, "enable_checkpointing": True}
+        new = trainer(tmp_path, max_epochs=4, callbacks=[rates, keep], **limits)
+        model = Pixels(schedule=OwnPlateau, optimizer=lambda params: SGD(params, lr=0.1))
+        new.fit(model, DigitsDataModule(), **settings)
+        return rates.seen
+
+    whole = run()
+    assert whole[-1] < whole[0], "the loss falls, which this plateau takes for getting worse"
+    assert run(ckpt_path=tmp_path / "epoch=1.ckpt") == whole[4:]
+
+
+class NoMonitor(ReduceLROnPlateau):
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        super().__init__(optimizer)
+
+
+def test_a_plateau_needs_something_to_monitor(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"NoMonitor has no `monitor`, .*: give Plateau"):
+        trainer(tmp_path).fit(Pixels(schedule=NoMonitor), DigitsDataModule())
+
+
+class Own(LambdaLR):
+    """A schedule of one's own, which keeps the number of steps under a name of its own."""
+
+    def __init__(self, optimizer: Optimizer, num_steps: int) -> None:
+        self.num_steps = num_steps
+        super().__init__(optimizer, lambda step: 1 - step / num_steps)
+
+
+def test_a_schedule_of_ones_own_may_call_its_length_as_it_likes(tmp_path: Path) -> None:
+    rates = Rates()
+    new = trainer(tmp_path, limit_train_batches=4, limit_val_batches=0, callbacks=[rates])
+    new.fit(Pixels(schedule=Own, optimizer=lambda params: SGD(params, lr=1.0)), DigitsDataModule())
+    assert rates.seen == [1.0, 0.75, 0.5, 0.25]
+
+
+class Stream(IterableDataset[Any]):
+    """Data that do not know how many they are."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(torch.zeros(3, 8, 8), 0)] * 12)
+
+
+@pytest.mark.parametrize("schedule", [Triangular, OneCycle, CosineAnnealingLR])
+def test_data_without_a_length_need_a_number_of_steps_for_a_schedule_by_steps(tmp_path: Path, schedule: Any) -> None:
+    def fit(schedule: Any, **length: int) -> list[float]:
+        rates = Rates()
+        data = DataLoader(Stream(), batch_size=4)
+        model = Pixels(schedule=schedule, optimizer=lambda params: SGD(params, lr=0.1))
+        trainer(tmp_path, callbacks=[rates], **{"max_epochs": 2, **length}).fit(model, data)
+        return rates.seen
+
+    with pytest.raises(UserError, match=r"needs the run's length: give .*--trainer\.limit_train_batches"):
+        fit(schedule)
+    assert max(fit(schedule, limit_train_batches=3)) > 0
+    # By epochs it does not matter how many there are.
+    assert fit(lambda o, n: InverseTime(o, n, decay=1)) == [0.1] * 3 + [0.05] * 3
+
+
+class ConfiguresItself(Pixels):
+    """Takes its optimizer and schedule into its own hands, as Lightning's documentation shows."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = SGD(self.parameters(), lr=0.01, momentum=0.5)
+        return [optimizer], [ExponentialLR(optimizer, 0.5)]
+
+
+def test_who_configures_an_optimizer_in_its_own_way_goes_on_with_it(tmp_path: Path) -> None:
+    first = trainer(tmp_path, max_epochs=2, limit_train_batches=2, limit_val_batches=0)
+    first.fit(ConfiguresItself(), DigitsDataModule())
     first.save_checkpoint(tmp_path / "first.ckpt")
     rates = Rates()
-    second = trainer(tmp_path, max_epochs=4, limit_train_batches=2, limit_val_batches=0, callbacks=[rates])
-    resumed = Pixels(schedule=OwnPlateau, optimizer=lambda params: SGD(params, lr=0.1))
-    second.fit(resumed, DigitsDataModule(), ckpt_path=tmp_path / "first.ckpt")
-    assert rates.seen[0] == rate
+    second = trainer(tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=0, callbacks=[rates])
+    second.fit(ConfiguresItself(), DigitsDataModule(), ckpt_path=tmp_path / "first.ckpt")
+    assert rates.seen == [0.0025, 0.0025]
+    assert second.optimizers[0].param_groups[0]["momentum"] == 0.5
 
 
 def test_a_resumed_plateau_keeps_its_rate_and_takes_new_settings(tmp_path: Path) -> None:
@@ -453,6 +525,24 @@ def test_what_was_counted_goes_on_where_the_network_is() -> None:
     states = [getattr(metric, name) for metric in scores.named().values() for name in metric.metric_state]
     assert {state.device.type for state in states} == {"meta"}
     scores.update(*(tensor.to("meta") for tensor in (torch.tensor(0.5), torch.eye(3), torch.arange(3))))
+
+
+def test_what_ranks_have_counted_goes_on_on_any_number_of_them() -> None:
+    logits, labels = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    ranks = [Scores(3) for _ in range(3)]
+    for rank, own in enumerate(ranks):
+        own.update(
+            F.cross_entropy(logits[rank::3], labels[rank::3], reduction="none"), logits[rank::3], labels[rank::3]
+        )
+    counted = [rank.so_far() for rank in ranks]
+    (whole := Scores(3)).update(F.cross_entropy(logits, labels, reduction="none"), logits, labels)
+    one, (first, second) = Scores(3), (Scores(3), Scores(3))
+    one.go_on_from(together(counted[0::1]))
+    first.go_on_from(together(counted[0::2]))
+    second.go_on_from(together(counted[1::2]))
+    assert [metric.compute() for metric in one.named().values()] == [m.compute() for m in whole.named().values()]
+    assert (int(first.loss.count), int(second.loss.count)) == (4, 2)
+    assert together([]) == {}
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])

@@ -540,11 +540,20 @@ def test_no_logger_and_no_checkpoints() -> None:
     assert [path.name for path in Path.cwd().iterdir()] == ["tiny.yaml"]
 
 
-def test_a_resume_that_is_refused_leaves_the_run_as_it_was() -> None:
-    config = fit() / "config.yaml"
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--model.depth=14", "of another architecture"),
+        ("--trainer.max_epochs=1", "max_epochs=1"),
+        ("--model.weight_decay_on=all", "weight_decay_on that its config.yaml names"),
+        ("--model.optimizer=AdamW", "has the optimizer .*SGD, of whose state AdamW can make nothing"),
+    ],
+)
+def test_a_resume_that_is_refused_leaves_the_run_as_it_was(option: str, words: str) -> None:
+    config = fit("--trainer.max_epochs=3") / "config.yaml"
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit, match="of another architecture"):
-        fit("--model.depth=14", "--ckpt_path=last")
+    with pytest.raises(SystemExit, match=words):
+        fit("--trainer.max_epochs=4", option, "--ckpt_path=last")
     assert config in before
     assert {path: path.read_bytes() for path in before} == before
 

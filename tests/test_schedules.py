@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,6 +105,26 @@ def test_step_table_has_rates_of_its_own() -> None:
 def test_step_table_wants_a_first_epoch() -> None:
     with pytest.raises(UserError, match="epoch 1"):
         rates(lambda o: StepTable(o, 0, {2: 0.1}), lr=1.0, count=1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "settings"),
+    [
+        (OneCycle, {"warmup": 0.0}),
+        (OneCycle, {"warmup": 1.0}),
+        (OneCycle, {"start_factor": 0.0}),
+        (OneCycle, {"final_factor": -0.1}),
+        (Triangular, {"warmup": 1.0}),
+        (Triangular, {"warmup": -0.1}),
+    ],
+)
+def test_arguments_out_of_range(schedule: Any, settings: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=f"{schedule.__name__} has warmup .*: give"):
+        rates(lambda o: schedule(o, 10, **settings), lr=0.1, count=1)
+
+
+def test_one_cycle_may_end_at_zero() -> None:
+    assert rates(lambda o: OneCycle(o, 10, final_factor=0.0), lr=0.1, count=10)[-1] == 0
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(5, 0.2), (10, 0.1), (4, 0.25), (1, 0.2), (2, 0.3)])

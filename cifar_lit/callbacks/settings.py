@@ -22,8 +22,8 @@ class SaveFitConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Nothing yet: a run whose checkpoint does not fit is refused, and must not change the one that was there."""
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves, where there is a run's folder to save to."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves, where there is a run's folder to save to: behind all that may refuse to go on from a checkpoint."""
         if trainer.logger is None:
             return
         # On every rank: it is rank zero's, which the others wait to be told.
