@@ -9,6 +9,7 @@ import torch
 from lightning_fabric.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from cifar_lit.errors import UserError
+from cifar_lit.files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -32,15 +33,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: It cannot be written. What was there before is still there.
         """
         target = Path(path)
-        # Named after the process, so that a file that a killed run left is not taken for one that is being written.
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
+            with replacing(target) as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(target)
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
             # torch wraps what the system says of a full disk into a RuntimeError.
@@ -48,9 +45,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"Cannot write the checkpoint {target} ({error}): make room or mend access, then go on with "
                 "--ckpt_path last."
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
 
 
 def with_atomic_saving(plugins: Any) -> list[Any]:

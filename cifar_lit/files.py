@@ -1,7 +1,10 @@
 """Files that a command leaves behind."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cifar_lit.errors import UserError
 
@@ -27,11 +30,21 @@ def ready_to_write(folder: Path, otherwise: str = "name another folder") -> None
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file, or leaves what was there: never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as file:
         # surrogateescape: names of files need not be text.
-        temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
-        temporary.replace(path)
+        file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside a path, which takes its place when all is written, and is gone where that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Named after the process, so that a file that a killed run left is not taken for one that is being written.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)

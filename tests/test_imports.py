@@ -30,10 +30,10 @@ MAY_IMPORT = {
     "models": {"classifier", *FOUNDATIONS},
     "data": FOUNDATIONS,
     "explain": {"errors"},
-    "callbacks": {"classifier", "explain", "logger", *FOUNDATIONS},
+    "callbacks": {"classifier", "explain", "logger", "ranks", *FOUNDATIONS},
     "commands": {"explain", "logger", *FOUNDATIONS},
     "trainer": {"commands", "data", *FOUNDATIONS},
-    "checkpoint_io": {"errors"},
+    "checkpoint_io": {"errors", "files"},
     "allocator": set(),
     "spared_imports": set(),
     "cli": {

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_lit.console import printable, say
+from cifar_lit.ranks import of_all_ranks
 
 Row = tuple[int, int, list[float]]
 
@@ -45,11 +45,7 @@ class PredictionTable(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gathers the rows of all ranks and writes them in the order of the images."""
-        rows = self._rows
-        if trainer.world_size > 1:
-            shares: list[list[Row]] = [[] for _ in range(trainer.world_size)]
-            dist.all_gather_object(shares, rows)
-            rows = [row for share in shares for row in share]
+        rows: list[Row] = [row for share in of_all_ranks(self._rows) for row in share]
         if not trainer.is_global_zero or not rows:
             return
         classes = getattr(getattr(trainer, "datamodule", None), "class_names", None) or range(len(rows[0][2]))

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from torch import Tensor
 
 from cifar_lit.console import printable, say
 from cifar_lit.explain.scoring import Predictions
+from cifar_lit.ranks import of_all_ranks
 
 Places = NDArray[np.int64]
 
@@ -182,24 +182,20 @@ class Record:
         if not self._was_read:
             # Told by a flag that is the same on all ranks: they gather together or not at all.
             self._was_read = True
-            shares = self._gather(trainer)
+            shares = self._gather()
             if shares and trainer.is_global_zero:
                 parts = zip(*shares, strict=True)
                 self._evaluated = self._joined(trainer, *(np.concatenate(part) for part in parts))
             self._batches = []
         return self._evaluated
 
-    def _gather(self, trainer: Trainer) -> list[tuple[NDArray[Any], ...]]:
+    def _gather(self) -> list[tuple[NDArray[Any], ...]]:
         """Places, labels and logits of each rank that has some."""
         share = None
         if self._batches:
             places, labels, logits = zip(*self._batches, strict=True)
             share = np.concatenate(places), torch.cat(labels).cpu().numpy(), torch.cat(logits).float().cpu().numpy()
-        shares = [share]
-        if trainer.world_size > 1:
-            shares = [None] * trainer.world_size
-            dist.all_gather_object(shares, share)
-        return [share for share in shares if share is not None]
+        return [share for share in of_all_ranks(share) if share is not None]
 
     def _joined(self, trainer: Trainer, places: Places, labels: Places, logits: NDArray[np.float32]) -> Evaluated:
         names = tuple(map(printable, getattr(getattr(trainer, "datamodule", None), "class_names", None) or ()))

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_lit.files import replacing
+
 # Names the layout of a file; a change of what is decoded, or how, must change it.
 VERSION = "2"
 SECONDS_KEPT = 24 * 60 * 60
@@ -39,7 +41,9 @@ def cached(
             os.utime(file)
     else:
         pixels = decode()
-        _save_atomically(file, pixels)
+        # A cache that cannot be written, on a full or read-only disk, costs the next run some time and no more.
+        with contextlib.suppress(OSError), replacing(file) as whole:
+            np.save(whole, pixels)
         for other in {*file.parent.glob(f"{of_folder}*.npy")} - {file}:
             with contextlib.suppress(OSError):
                 # One that was just used may be that of another machine's copy of the folder.
@@ -58,16 +62,3 @@ def _load_if_whole(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | No
     except Exception:  # Not there, or damaged in whatever way: the images are decoded again.
         return None
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
-
-
-def _save_atomically(path: Path, pixels: NDArray[np.uint8]) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.save(file, pixels)
-        temporary.replace(path)
-    except OSError:
-        # A cache that cannot be written, on a full or read-only disk, costs the next run some time and no more.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
