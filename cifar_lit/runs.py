@@ -154,7 +154,9 @@ def data_in(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def scaling_in(settings: Mapping[str, Any]) -> list[Any]:
     """Of a data module's settings, the transforms that normalise."""
-    return [one for one in settings.get("transforms") or [] if str(one["class_path"]).endswith(_SCALING)]
+    transforms = settings.get("transforms") or []
+    back = [i for i, one in enumerate(transforms) if str(one["class_path"]).endswith(".FromFloat")]
+    return [one for one in transforms[back[-1] if back else 0 :] if str(one["class_path"]).endswith(_SCALING)]
 
 
 def settings_in(checkpoint: Path) -> str:

@@ -40,7 +40,7 @@ from cifar_lit.explain.gradcam import check_method, class_activation_maps, overl
 from cifar_lit.explain.layer_rows import LayerTable
 from cifar_lit.explain.layers import network_table
 from cifar_lit.explain.report import Report, choose_shown, render
-from cifar_lit.explain.scoring import Predictions, calibration, class_scores
+from cifar_lit.explain.scoring import Predictions, calibration, class_scores, worst_errors
 from cifar_lit.files import ready_to_write, write_atomically
 from cifar_lit.logger import EVALUATION
 from cifar_lit.runs import run_of
@@ -100,10 +100,12 @@ def explain(
     take_learnt(content, data, checkpoint)
     predictions = evaluate(trainer, model, datamodule)
     run = run_of(checkpoint)
-    provenance = {**gather_provenance(content, checkpoint, run, data), "class activation maps": method}
+    provenance = gather_provenance(content, checkpoint, run, data)
     shown = choose_shown(predictions, limit)
     pixels = data.test_images.pixels[: len(predictions)]
     maps_predicted, maps_true = _maps(model, data, predictions, shown, method)
+    if maps_predicted is not None:
+        provenance["class activation maps"] = method
     report = Report(
         title=provenance.get("recipe", type(model).__name__),
         predictions=predictions,
@@ -217,7 +219,10 @@ def _write_pictures(report: Report, folder: Path) -> None:
     tiles = _error_tiles(report, ERRORS_IN_A_PICTURE * PICTURES_OF_ERRORS)
     for number, start in enumerate(range(0, len(tiles), ERRORS_IN_A_PICTURE), start=1):
         page = tiles[start : start + ERRORS_IN_A_PICTURE]
-        title = f"Errors of largest loss, {start + 1} to {start + len(page)}"
+        stop = start + len(page)
+        # Where few are asked for, first suspects are among them, whatever their loss.
+        worst = np.array_equal(report.shown[:stop], worst_errors(predictions, stop))
+        title = f"Errors{' of largest loss' * worst}, {start + 1} to {stop}"
         figures[f"errors_{number}.png"] = tile_figure(page, title, COLUMNS, ROWS[: len(page[0].pictures)])
     for path in (folder / "curves.png", *folder.glob("errors_[1-9].png")):
         if path.name not in figures:
@@ -227,7 +232,7 @@ def _write_pictures(report: Report, folder: Path) -> None:
 
 
 def _error_tiles(report: Report, limit: int) -> list[Tile]:
-    """The shown images of largest loss; with Grad-CAM for the predicted and the true class, where there are maps."""
+    """The first of the shown images; with Grad-CAM for the predicted and the true class, where there are maps."""
     predictions, shown = report.predictions, report.shown[:limit]
     rows = [report.pixels[shown]]
     rows += [overlay(rows[0], maps[:limit]) for maps in (report.maps_predicted, report.maps_true) if maps is not None]

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -156,17 +157,24 @@ def _pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[lis
     if place != folder.resolve() and place.is_relative_to(folder.resolve()):
         written.append(place)
     files = sorted(
-        path
-        for path in folder.rglob("*")
-        # A link that leads nowhere is a picture that cannot be read.
-        if (path.is_file() or (path.is_symlink() and not path.exists()))
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not any(path.resolve().is_relative_to(place) for place in written)
+        path for path in _files_below(folder) if not any(path.resolve().is_relative_to(place) for place in written)
     )
     pictures = [path for path in files if path.suffix.lower() in EXTENSIONS + UNREAD_EXTENSIONS]
     if not pictures:
         raise UserError(f"{folder} holds no pictures: give a folder with files such as {', '.join(EXTENSIONS)}.")
-    return pictures, [path for path in files if path not in set(pictures)]
+    known = set(pictures)
+    return pictures, [path for path in files if path not in known]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files in a folder, its folders and what they link to, without hidden ones; also links that lead nowhere."""
+    seen = set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        # A folder that links to one that holds it would never end.
+        folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if real not in seen and not name.startswith("."))
+        seen.add(real)
 
 
 def _batches(

@@ -5,7 +5,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import albumentations as A
 import torch
 from pytorch_lightning import LightningDataModule
 
@@ -14,6 +13,7 @@ from cifar_lit.data.batches import BatchLoader, EvaluationPlan, TrainingPlan, ev
 from cifar_lit.data.device_batches import DeviceBatches
 from cifar_lit.data.device_executor import unsupported
 from cifar_lit.data.images import Images, is_plain, stratified_split
+from cifar_lit.data.scaling import Transform, scaling_of
 from cifar_lit.data.statistics import Statistics, channel_statistics, learnt_statistics, statistics_of
 from cifar_lit.data.worker_executor import WorkerExecutor
 from cifar_lit.errors import UserError
@@ -48,7 +48,7 @@ class ImageDataModule(LightningDataModule):
         self,
         batch_size: int = 128,
         val_size: int | float = 0.1,
-        transforms: Sequence[A.BasicTransform] | None = None,
+        transforms: Sequence[Transform] | None = None,
         executor: Literal["auto", "device", "workers"] = "auto",
         normalize: Literal["channel", "pixel_mean", "none"] = "channel",
         num_workers: int | None = None,
@@ -71,6 +71,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.val_size = val_size
         self.transforms = transforms or ()
+        self.scaling = scaling_of(self.transforms)
         self.executor = executor
         self.normalize = normalize
         self.num_workers = num_workers
@@ -113,7 +114,7 @@ class ImageDataModule(LightningDataModule):
             self._learnt, self._statistics = None, self._own_statistics
         if self.test_images is not None:
             return
-        train, self.test_images = self.load("train"), self.load("test")
+        train, self.test_images = self.load("train").contiguous(), self.load("test").contiguous()
         if self.val_size == 0:
             self.train_images, self.val_images = train, self.test_images
             validates = self.trainer is None or self.trainer.limit_val_batches != 0
@@ -170,7 +171,9 @@ class ImageDataModule(LightningDataModule):
             return self.executor == "device"
         reason: str | None = "num_workers is given."
         if self.num_workers is None:
-            reason = unsupported(self.transforms, (self.image_size, self.image_size)) if self.transforms else None
+            assert self.train_images is not None, "setup() comes first"
+            _, height, width, _ = self.train_images.pixels.shape
+            reason = unsupported(self.transforms, (height, width)) if self.transforms else None
         if reason is not None:
             say(f"Batches from workers: {reason}")
             return False
@@ -178,7 +181,7 @@ class ImageDataModule(LightningDataModule):
         return True
 
     def _device_loader(
-        self, plan: TrainingPlan | EvaluationPlan, images: Images, transforms: Sequence[A.BasicTransform], seed: int
+        self, plan: TrainingPlan | EvaluationPlan, images: Images, transforms: Sequence[Transform], seed: int
     ) -> BatchLoader:
         return BatchLoader(plan, DeviceBatches(images.pixels, images.labels, transforms, seed, self._device))
 
@@ -197,11 +200,6 @@ class ImageDataModule(LightningDataModule):
     def predict_dataloader(self) -> BatchLoader:
         """The test images, each exactly once."""
         return self._evaluation_loader(self.test_images)
-
-    @property
-    def scaling(self) -> list[A.BasicTransform]:
-        """What normalises in the list itself, which evaluation does, too; the rest of it is augmentation."""
-        return [transform for transform in self.transforms if isinstance(transform, (A.Normalize, A.ToFloat))]
 
     def _evaluation_loader(self, images: Images | None) -> BatchLoader:
         assert images is not None, "setup() comes first"

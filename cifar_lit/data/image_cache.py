@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cifar_lit.files import replacing
 
 # Names the layout of a file; a change of what is decoded, or how, must change it.
-VERSION = "2"
+VERSION = "3"
 SECONDS_KEPT = 24 * 60 * 60
 
 

@@ -1,5 +1,6 @@
 """One's own images: a folder a class, decoded once and cached."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,10 @@ from tqdm import tqdm
 
 from cifar_lit.console import first_names, say
 from cifar_lit.data.datamodule import ImageDataModule
-from cifar_lit.data.image_cache import cached
+from cifar_lit.data.image_cache import cache_folder, cached
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
+from cifar_lit.files import write_atomically
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 # By the orientation that a camera notes (EXIF 2.32, 4.6.4). ImageOps.exif_transpose would also write the other notes
@@ -32,7 +34,9 @@ TURNS = {
 
 
 def decode(path: Path, size: int, formats: Sequence[str] = ("PNG", "JPEG")) -> NDArray[np.uint8]:
-    """An image as uint8 (size, size, 3), RGB, upright; a larger or oblong one is scaled and cut to its centre.
+    """An image as uint8 (size, size, 3), RGB, upright, on white where it is transparent.
+
+    A larger or oblong one is scaled and cut to its centre.
 
     Args:
         path: The file.
@@ -50,11 +54,18 @@ def decode(path: Path, size: int, formats: Sequence[str] = ("PNG", "JPEG")) -> N
             # Pillow only warns up to twice as many; memory does not grow by warnings.
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise ValueError(f"{image.width}×{image.height} pixels are too many")
+            # Before the turn is looked up: Pillow turns a TIFF itself, and takes the note away.
+            image.load()
             turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             upright = image if turn is None else image.transpose(turn)
-            if upright.mode.startswith("I"):
+            if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):
                 # 16 bits of grey, which convert would cut off at 255.
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            elif upright.mode in ("I", "F"):
+                raise ValueError("what its numbers of 32 bits stand for is not known")
+            if upright.has_transparency_data:
+                ground = Image.new("RGBA", upright.size, "white")
+                upright = Image.alpha_composite(ground, upright.convert("RGBA"))
             upright = upright.convert("RGB")
     except Exception as error:  # What a damaged file raises is not limited to any list.
         raise UserError(f"Cannot read {path} as {' or '.join(formats)} ({error}): remove it or replace it.") from error
@@ -173,7 +184,12 @@ class ImageFolderDataModule(ImageDataModule):
                     pixels[i] = image
         if len(wrong) > 1:
             # All at once: to find them one by one would be as many runs.
-            raise UserError(f"Cannot read {len(wrong):,} files ({first_names([*wrong])}): remove them or replace them.")
+            listed = cache_folder() / "unreadable.txt"
+            names = first_names([*wrong])
+            with contextlib.suppress(OSError):
+                write_atomically(listed, "".join(f"{error}\n" for error in wrong.values()))
+                names += f"; all in {listed}"
+            raise UserError(f"Cannot read {len(wrong):,} files ({names}): remove them or replace them.")
         for error in wrong.values():
             raise error
         return pixels

@@ -24,6 +24,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def contiguous(self) -> "Images":
+        """The same in one piece of memory, as torch wants it: turning BGR to RGB by a slice, say, leaves it in none."""
+        return Images(np.ascontiguousarray(self.pixels), np.ascontiguousarray(self.labels))
+
     def take(self, indices: NDArray[np.int64]) -> "Images":
         """Those at the indices, int64 (n,)."""
         return Images(self.pixels[indices], self.labels[indices])
@@ -58,8 +62,11 @@ def stratified_split(
     # whole, however small.
     exact = sizes * count / len(labels)
     quotas = np.floor(exact).astype(int)
+    # Where some classes get none, chance says which: not always the last ones.
+    by_chance = np.random.default_rng([seed, len(labels), len(classes)]).permutation(len(classes))
+    order = by_chance if quotas.min() == 0 else np.arange(len(classes))
     while quotas.sum() < count:
-        quotas[np.argmin(np.where(quotas < sizes - 1, quotas - exact, np.inf))] += 1
+        quotas[order[np.argmin(np.where(quotas < sizes - 1, quotas - exact, np.inf)[order])]] += 1
     rng = np.random.default_rng([seed, len(labels)])
     held = [
         rng.permutation(np.flatnonzero(labels == label))[:quota] for label, quota in zip(classes, quotas, strict=True)

@@ -1,7 +1,6 @@
 """Figures of what a network gets right and wrong, as matplotlib figures that pyplot knows nothing of.
 
-They are laid out in pixels. What repeats is composed as one array of pixels, since an axes costs matplotlib more time
-than thousands of them.
+Laid out in pixels. What repeats is one array of pixels: an axes costs matplotlib more time than thousands of them.
 """
 
 from bisect import bisect
@@ -20,6 +19,7 @@ from matplotlib.textpath import text_to_path
 from numpy.typing import NDArray
 from PIL import Image
 
+from cifar_lit.explain.fonts import families
 from cifar_lit.explain.scoring import Calibration, ClassScore
 
 # A power of two: pixels divided into inches and multiplied again are the same number of pixels.
@@ -37,8 +37,7 @@ NAME = 130  # greatest width of a class name
 CELL = 46  # side of a confusion matrix's cell that holds a number
 MOST_NUMBERED = 20  # classes up to which it does
 MATRIX = 1200  # side of larger matrices: 100 classes have room for their names
-ROWS_A_BLOCK = 25
-ROW, COLUMN = 22, 76
+ROWS_A_BLOCK, ROW, COLUMN = 25, 22, 76
 
 
 def to_rgb(figure: Figure) -> NDArray[np.uint8]:
@@ -231,11 +230,12 @@ def _text(figure: Figure, x: float, y: float, text: str, size: float = SIZE, **k
     """Writes text at a place in pixels from the upper left; a dollar sign in a name begins no formula."""
     style: dict[str, Any] = {"va": "top", "color": INK, "linespacing": LINE / SIZE, "parse_math": False} | kwargs
     place = x / figure.bbox.width, 1 - y / figure.bbox.height
-    figure.text(*place, text, fontsize=size * POINTS_A_PIXEL, **style)
+    figure.text(*place, text, fontsize=size * POINTS_A_PIXEL, family=families(), **style)
 
 
 def _text_width(text: str, size: float = SIZE) -> int:
-    return ceil(text_to_path.get_text_width_height_descent(text, FontProperties(size=size), ismath=False)[0])
+    font = FontProperties(family=families(), size=size)
+    return ceil(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
 def _shortened(text: str, width: float, size: float = SIZE) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cifar_lit.errors import UserError
+
 # A random number of 16 bits decides about an element, so probabilities are whole multiples of 1/65,536.
 LEVELS = 2**16
 ELEMENTS_PER_DRAW = 4
@@ -33,7 +35,15 @@ class Dropout(nn.Dropout):
 
     Args:
         p: Probability in [0, 1) that an element is set to zero; the others are divided by 1 − p.
+
+    Raises:
+        UserError: So it is not.
     """
+
+    def __init__(self, p: float = 0.5) -> None:
+        if not 0 <= p < 1:
+            raise UserError(f"dropout is {p}: give a share from 0 up to, but not, 1.")
+        super().__init__(p)
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps a tensor of any shape to one of the same shape."""

@@ -21,7 +21,9 @@ from cifar_lit.commands.evaluation import evaluate, gather_provenance, load_weig
 from cifar_lit.commands.explain import explain, learning_curves
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
-from cifar_lit.explain.scoring import Predictions
+from cifar_lit.explain.figures import tile_figure
+from cifar_lit.explain.report import choose_shown
+from cifar_lit.explain.scoring import Predictions, worst_errors
 from cifar_lit.identity import fingerprint
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import ResNetV1
@@ -244,6 +246,21 @@ def test_a_module_without_a_layer_has_a_report_without_maps(
     explain(run.trainer(), Classifier(run.model().net, num_classes=3), run.data(), run.checkpoint, tmp_path)
     assert "No Grad-CAM: Classifier names no cam_layer" in capsys.readouterr().out
     assert (tmp_path / "report.html").is_file()
+    assert "class activation maps" not in json.loads((tmp_path / "metrics.json").read_text())["provenance"]
+
+
+def test_a_few_errors_are_not_said_to_be_the_worst(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+
+    def drawn(page: Any, title: str, *args: Any) -> Any:
+        titles.append(title)
+        return tile_figure(page, title, *args)
+
+    monkeypatch.setattr(module, "tile_figure", drawn)
+    for chosen in (choose_shown, lambda predictions, limit: worst_errors(predictions, 5)[2:]):
+        monkeypatch.setattr(module, "choose_shown", chosen)
+        explain(run.trainer(), run.model(), run.data(), run.checkpoint, tmp_path)
+    assert titles == ["Errors of largest loss, 1 to 5", "Errors, 1 to 3"]
 
 
 def test_nothing_wrong(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,17 @@ def test_pictures_of_kinds_that_are_not_read_and_broken_links_are_listed_too(run
     assert (folder.parent / "unreadable.txt").read_text().split() == ["lost.jpg", "telephone.HEIC"]
 
 
+def test_pictures_in_linked_folders_are_predicted_too(run: Run, folder: Path, tmp_path: Path) -> None:
+    picture(folder / "own.png")
+    picture(tmp_path / "elsewhere" / "far.png")
+    picture(tmp_path / "elsewhere" / ".hidden" / "not.png")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    # Which holds the link itself.
+    (folder / "again").symlink_to(folder)
+    rows = predict(run, folder, tmp_path / "table.csv")
+    assert [row[0] for row in rows[1:]] == ["link/far.png", "own.png"]
+
+
 def test_a_list_of_many_stays_a_line(run: Run, folder: Path) -> None:
     folder.mkdir()
     for i in range(9):

@@ -76,6 +76,14 @@ def test_split_holds_every_class_out_in_proportion(held_out: float) -> None:
     assert np.all(np.bincount(labels[kept], minlength=3) > 0)
 
 
+def test_of_many_small_classes_chance_says_which_are_held_out() -> None:
+    labels = np.arange(200).repeat(5)
+    held = [set(labels[stratified_split(labels, 0.1, seed)[1]].tolist()) for seed in (0, 1)]
+    assert len(held[0]) == len(held[1]) == 100
+    assert held[0] != held[1]
+    assert 30 < len(held[0] & set(range(100))) < 70
+
+
 def test_split_leaves_one_of_each_class() -> None:
     labels = np.repeat([0, 1, 2], [1, 2, 47])
     for held_out in range(1, 48):
@@ -285,6 +293,42 @@ def test_what_normalises_training_images_normalises_the_others_too(executor: Lit
     assert data.test_images is not None
     expected = data.test_images.pixels[: len(images)].transpose(0, 3, 1, 2) / 127.5 - 1
     np.testing.assert_allclose(images.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("executor", ["auto", "workers"])
+def test_what_is_scaled_back_does_not_normalise(executor: Literal["auto", "workers"]) -> None:
+    data = ready(
+        executor=executor, transforms=[A.ToFloat(), A.GaussNoise(std_range=(0, 0)), A.FromFloat(dtype="uint8")]
+    )
+    for loader in (data.train_dataloader(), data.test_dataloader()):
+        raw, _ = next(iter(loader))
+        assert raw.dtype is torch.uint8
+
+
+@pytest.mark.parametrize("inner", [A.Normalize(), A.OneOf([A.ToFloat()])])
+def test_what_normalises_stands_in_the_list_itself(inner: Any) -> None:
+    with pytest.raises(UserError, match="Take Normalize and ToFloat out of Compose"):
+        TinyDataModule(transforms=[A.Compose([A.HorizontalFlip(), inner])])
+
+
+def test_who_makes_the_batches_goes_by_the_images_size(capsys: pytest.CaptureFixture[str]) -> None:
+    data = ready(transforms=[A.RandomCrop(6, 8)])
+    assert data.image_size == 32
+    images, _ = next(iter(data.train_dataloader()))
+    assert images.shape[1:] == (6, 8, 3)
+    assert "Batches from the device executor" in capsys.readouterr().out
+
+
+def test_images_that_are_no_piece_of_memory_are_made_one() -> None:
+    class Turned(TinyDataModule):
+        def load(self, split: Literal["train", "test"]) -> Images:
+            images = super().load(split)
+            return Images(images.pixels[..., ::-1], images.labels)
+
+    data = Turned(val_size=0)
+    data.setup()
+    images, _ = next(iter(data.test_dataloader()))
+    assert torch.equal(images.flip(3), next(iter(ready(val_size=0).test_dataloader()))[0])
 
 
 def test_to_tensor_has_no_place_in_the_list() -> None:

@@ -135,7 +135,7 @@ def corners(pixels: np.ndarray) -> list[str]:
 UPRIGHT = ["white", "red", "blue", "green"]
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
 @pytest.mark.parametrize(
     ("orientation", "expected"),
     [
@@ -153,7 +153,7 @@ def test_images_are_turned_as_their_exif_data_says(
     exif[ORIENTATION] = orientation
     path = tmp_path / f"turned{suffix}"
     quarters().save(path, exif=exif)
-    assert corners(decode(path, 32)) == expected
+    assert corners(decode(path, 32, ["PNG", "JPEG", "TIFF", "WEBP"])) == expected
 
 
 def test_odd_exif_data_does_not_make_an_image_unreadable(tmp_path: Path) -> None:
@@ -194,6 +194,25 @@ def test_16_bits_of_grey_keep_their_shades(tmp_path: Path) -> None:
     shades = np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64
     Image.fromarray(shades).save(tmp_path / "deep.png")
     assert np.array_equal(decode(tmp_path / "deep.png", 32)[..., 1], shades // 256)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_on_white(tmp_path: Path, mode: str) -> None:
+    """A black sign on nothing, whose hidden colour is black as well."""
+    sign = Image.new("RGBA", (32, 32))
+    sign.paste((0, 0, 0, 255), (8, 8, 24, 24))
+    sign.convert(mode).save(tmp_path / "sign.png")
+    pixels = decode(tmp_path / "sign.png", 32)
+    assert (pixels[8:24, 8:24] == 0).all()
+    assert (pixels[:8] == 255).all()
+    assert (pixels[:, 24:] == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_numbers_of_32_bits_are_not_taken_for_shades(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (32, 32), 1).save(tmp_path / "science.tif")
+    with pytest.raises(UserError, match="what its numbers of 32 bits stand for is not known"):
+        decode(tmp_path / "science.tif", 32, ["TIFF"])
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
@@ -531,14 +550,17 @@ def test_an_image_that_cannot_be_read_is_an_error_that_names_it(
     assert list(cache_home.rglob("*.npy")) == []
 
 
-def test_all_that_cannot_be_read_is_named_at_once(image_folder: MakeFolder) -> None:
+def test_all_that_cannot_be_read_is_named_at_once(image_folder: MakeFolder, cache_home: Path) -> None:
     root = image_folder(train=8)
     for i in range(7):
         cut_short(root / "train" / "dog" / f"{i}.png")
     message = error_of(root)
     assert message.startswith(f"Cannot read 7 files ({root / 'train' / 'dog' / '0.png'}, ")
-    assert message.endswith(", …): remove them or replace them.")
+    listed = cache_home / "cifar_lit" / "unreadable.txt"
+    assert message.endswith(f", …; all in {listed}): remove them or replace them.")
     assert message.count(".png") == 5
+    lines = listed.read_text(encoding="utf-8").splitlines()
+    assert [f"{i}.png as PNG or JPEG (" in line for i, line in enumerate(lines)] == [True] * 7
 
 
 def test_what_is_passed_over_is_said_in_a_line(image_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> None:

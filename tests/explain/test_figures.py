@@ -1,5 +1,6 @@
 """What is drawn: pictures to the pixel, colours by cell, and the texts."""
 
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from cifar_lit.explain import fonts
 from cifar_lit.explain.figures import (
     Tile,
     calibration_figure,
@@ -21,6 +23,7 @@ from cifar_lit.explain.figures import (
 )
 from cifar_lit.explain.scoring import Calibration, ClassScore, calibration, class_scores
 
+ONLY_IN_STIX = "\u1d81"
 NAMES = tuple(f"class {c}" for c in range(10))
 
 
@@ -57,6 +60,18 @@ def find(picture: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> list[tuple[int, 
     height, width = picture.shape[:2]
     starts = np.argwhere((rgb == picture[0, 0]).all(axis=2))
     return [(y, x) for y, x in starts.tolist() if np.array_equal(rgb[y : y + height, x : x + width], picture)]
+
+
+def test_letters_that_one_font_lacks_are_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    fonts.families.cache_clear()
+    monkeypatch.setattr(fonts, "get_font_names", lambda: ["Yu Gothic", "Comic Sans MS", "PingFang SC", "DejaVu Sans"])
+    assert fonts.families() == ["DejaVu Sans", "PingFang SC", "Yu Gothic"]
+    monkeypatch.setattr("cifar_lit.explain.figures.families", lambda: ["DejaVu Sans", "STIXGeneral"])
+    # A letter of the second one, which the first one lacks.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        to_rgb(tile_figure(random_tiles(1, 1), f"{ONLY_IN_STIX} errors", 1))
+    fonts.families.cache_clear()
 
 
 def test_tiles_show_every_picture_enlarged_in_its_place() -> None:

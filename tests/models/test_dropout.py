@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from cifar_lit.errors import UserError
 from cifar_lit.models.dropout import Dropout
 
 
@@ -16,6 +17,12 @@ def test_share_and_scale(p: float, dtype: torch.dtype) -> None:
     assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p), dtype=dtype).item()}
     # A million elements: four standard deviations.
     assert (out == 0).float().mean().item() == pytest.approx(p, abs=4 * (p * (1 - p) / out.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0])
+def test_a_share_out_of_range(p: float) -> None:
+    with pytest.raises(UserError, match=r"dropout is .*: give a share"):
+        Dropout(p)
 
 
 def test_neighbours_are_independent() -> None:
