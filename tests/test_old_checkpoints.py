@@ -9,6 +9,7 @@ import pytest
 import torch
 from keep_checkpoint import ARCHITECTURES, FOLDER, probe
 
+from benchmarks.accuracy import QUIET
 from cifar_lit import models
 from cifar_lit.classifier import Classifier
 from cifar_lit.cli import CifarCLI, main
@@ -47,13 +48,13 @@ def test_logits_are_those_that_were_written_down(kept: Path) -> None:
 def test_the_command_line_takes_it(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To test it, with its own settings, and to train on, with its optimizer's state."""
     monkeypatch.chdir(tmp_path)
-    limits = ["--trainer.limit_test_batches=1", "--trainer.accelerator=cpu"]
+    limits = ["--trainer.limit_test_batches=1", "--trainer.accelerator=cpu", *QUIET]
     main(["test", f"--ckpt_path={kept}", *limits])
     cli = CifarCLI(
         [
             *["fit", *ARCHITECTURES[kept.stem], "--data=DigitsDataModule", "--data.batch_size=8"],
             *["--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--trainer.limit_train_batches=1"],
-            *["--trainer.limit_val_batches=1", f"--ckpt_path={kept}"],
+            *["--trainer.limit_val_batches=1", f"--ckpt_path={kept}", *QUIET],
         ]
     )
     assert cli.trainer.global_step == load_checkpoint(kept)["global_step"] + 1
