@@ -71,8 +71,9 @@ def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, A
 
 def command(recipe: str, results: Sequence[dict[str, Any]]) -> str:
     """What measures the same once more, beside what is there."""
-    first = min(result["seed"] for result in results)
-    seeded = f"--seeds {len(results)}" + (f" --first_seed {first}" if first else "")
+    found = [result["seed"] for result in results]
+    first = min(found)
+    seeded = f"--seeds {max(found) - first + 1}" + (f" --first_seed {first}" if first else "")
     images = " --data_root data/cifar10-jpeg" if results[0]["data"] == "jpeg" else ""
     return f"python -m benchmarks.accuracy {recipe} {seeded}{images} --output again"
 

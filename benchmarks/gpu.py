@@ -113,7 +113,8 @@ def better(new: dict[str, Any], old: dict[str, Any]) -> bool:
         return not {"error", "race_error"}.isdisjoint(figures)
 
     def size(figures: Any) -> int:
-        return sum(map(size, figures.values())) if isinstance(figures, dict) else 1
+        values = figures.values() if isinstance(figures, dict) else figures if isinstance(figures, list) else None
+        return 1 if values is None else sum(map(size, values))
 
     return not failed(new) or (failed(old) and size(new) >= size(old))
 

@@ -207,6 +207,7 @@ class Classifier(ResumableModule):
                 "--model.compile_mode=default, or a larger batch instead of accumulate_grad_batches."
             )
         optimizer, schedule = self.new_optimizer_and_schedule()
+        self._configured = id(optimizer), id(schedule)
         if schedule is None:
             return optimizer
         return {

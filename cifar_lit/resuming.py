@@ -77,6 +77,8 @@ class ResumableModule(LightningModule, ABC):
         # Of the run: batches of an epoch, and how many a step takes.
         self._batches: tuple[float, int] = (math.inf, 1)
         self._ahead: int | None = None
+        # Which optimizer and schedule the settings made; not they themselves, which a copy of the module would copy.
+        self._configured: tuple[int, int] | None = None
         # Whether there was a validation in this epoch.
         self._validated = False
 
@@ -95,9 +97,8 @@ class ResumableModule(LightningModule, ABC):
 
     @property
     def is_configured_here(self) -> bool:
-        """Whether the settings say what optimizer and schedule are, as they do not for who configures them alone."""
-        kind = next(kind for kind in type(self).__mro__ if "configure_optimizers" in vars(kind))
-        return "new_optimizer_and_schedule" in vars(kind)
+        """Whether optimizer and schedule are those that the settings made, and not those of a subclass."""
+        return self._configured == (id(self.optimizers(use_pl_optimizer=False)), id(self.lr_schedulers()))
 
     @property
     def steps_ahead(self) -> int:
@@ -161,9 +162,8 @@ class ResumableModule(LightningModule, ABC):
             batches, a_step = self._batches
             ahead = None if self._length_is_steps else self.steps_ahead
             checkpoint["progress"] = {"batches": int(batches), "a_step": a_step, "ahead": ahead}
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        if self.is_configured_here and isinstance(optimizer, Optimizer):
-            checkpoint["optimizer"] = type(optimizer).__name__
+        if self.is_configured_here:
+            checkpoint["optimizer"] = type(self.optimizers(use_pl_optimizer=False)).__name__
             monitor, metrics = getattr(self.lr_schedulers(), "monitor", None), self.trainer.callback_metrics
             if monitor in metrics:
                 checkpoint["monitored"] = {monitor: metrics[monitor].detach().cpu()}
@@ -180,10 +180,9 @@ class ResumableModule(LightningModule, ABC):
             # Where a run's length is a number of steps, Lightning takes an epoch that was over for one that was not,
             # and leaves out the images of the next one.
             self.trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-            if self.trainer.state.fn == "fit" and self.is_configured_here:
+            if self.trainer.state.fn == "fit":
                 self._compare_optimizers(checkpoint)
-        if self.is_configured_here:
-            self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
+        self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
         scores = checkpoint.get("train_scores", {})
         # Older checkpoints hold those of the first rank alone.
         of_ranks = scores if isinstance(scores, list) else [scores]
@@ -194,19 +193,21 @@ class ResumableModule(LightningModule, ABC):
         self._validated = checkpoint.get("validated", True)
 
     def _compare_optimizers(self, checkpoint: dict[str, Any]) -> None:
-        optimizer = self.new_optimizer()
-        kind, before = type(optimizer).__name__, checkpoint.get("optimizer")
-        if before not in (None, kind):
+        before, states = checkpoint.get("optimizer"), checkpoint.get("optimizer_states", [])
+        maker = next(kind for kind in type(self).__mro__ if "configure_optimizers" in vars(kind))
+        if before is None or not states or "new_optimizer" not in vars(maker):
+            return  # of an older version, without one (as Lightning says), or of a subclass
+        optimizer, groups = self.new_optimizer(), states[0]["param_groups"]
+        kind = type(optimizer).__name__
+        # Kin, such as Adam and AdamW, go on from one another.
+        if kind != before and not optimizer.param_groups[0].keys() <= groups[0].keys():
             raise UserError(
                 f"The checkpoint's run has the optimizer {before}, of whose state {kind} can make nothing: give "
                 f"--model.optimizer={before}, or begin a new run."
             )
-        groups = [
-            [len(group["params"]) for group in groups]
-            for groups in (optimizer.param_groups, *(state["param_groups"] for state in checkpoint["optimizer_states"]))
-        ]
+        own, kept = ([len(group["params"]) for group in of_run] for of_run in (optimizer.param_groups, groups))
         # With other weights there is more to say than that.
-        if any(own != groups[0] and sum(own) == sum(groups[0]) for own in groups):
+        if own != kept and sum(own) == sum(kept):
             raise UserError(
                 "The checkpoint's run has weight decay on other weights: give the --model.weight_decay_on that its "
                 "config.yaml names, or begin a new run."
@@ -220,11 +221,16 @@ class ResumableModule(LightningModule, ABC):
             self.trainer.callback_metrics.setdefault(name, value)
         ahead = self.steps_ahead
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
-        if self.trainer.global_step and self.is_configured_here and isinstance(optimizer, Optimizer):
-            take_settings(
-                (optimizer, schedule),
-                self.new_optimizer_and_schedule(),
-                self._schedule_states,
-                self._epochs_of_schedule(),
-                self.trainer.global_step + ahead,
-            )
+        if isinstance(optimizer, Optimizer) and self.is_configured_here:
+            if self.trainer.global_step:
+                take_settings(
+                    (optimizer, schedule),
+                    self.new_optimizer_and_schedule(),
+                    self._schedule_states,
+                    self._epochs_of_schedule(),
+                    self.trainer.global_step + ahead,
+                )
+        else:
+            # As Lightning does.
+            for config, state in zip(self.trainer.lr_scheduler_configs, self._schedule_states, strict=False):
+                config.scheduler.load_state_dict(state)

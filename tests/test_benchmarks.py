@@ -516,6 +516,7 @@ def test_gpu_keeps_what_other_parts_measured_before(tmp_path: Path, monkeypatch:
         ({"ours": {"a": 1, "b": 1}, "error": "its time was up"}, {"error": "no device"}, True),
         ({"ours": {"a": 1}, "error": "its time was up"}, {"ours": {"a": 2, "b": 2}, "error": "its time was up"}, False),
         ({"error": "no device"}, {"ours": 2}, False),
+        ({"ours": [1, 1, 1], "error": "its time was up"}, {"ours": [2], "error": "its time was up"}, True),
     ],
 )
 def test_gpu_keeps_the_better_figures_of_a_part(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -464,6 +465,54 @@ class ConfiguresItself(Pixels):
     def configure_optimizers(self) -> Any:
         optimizer = SGD(self.parameters(), lr=0.01, momentum=0.5)
         return [optimizer], [ExponentialLR(optimizer, 0.5)]
+
+
+class Adds(Pixels):
+    """Takes what the settings make, and adds to it."""
+
+    def configure_optimizers(self) -> Any:
+        return super().configure_optimizers()
+
+
+def test_who_adds_to_what_the_settings_make_goes_on_by_the_settings(tmp_path: Path) -> None:
+    def run(epochs: int, lr: float, **resumed: Any) -> Trainer:
+        new = trainer(tmp_path, max_epochs=epochs, limit_train_batches=2, limit_val_batches=0)
+        new.fit(Adds(schedule=OwnPlateau, optimizer=lambda params: SGD(params, lr=lr)), DigitsDataModule(), **resumed)
+        return new
+
+    def added(epochs: int, lr: float, **resumed: Any) -> float:
+        new = trainer(tmp_path, max_epochs=epochs, limit_train_batches=2, limit_val_batches=0)
+        new.fit(Adds(schedule=InverseTimes, optimizer=lambda params: SGD(params, lr=lr)), DigitsDataModule(), **resumed)
+        new.save_checkpoint(tmp_path / "added.ckpt")
+        return float(new.optimizers[0].param_groups[0]["lr"])
+
+    assert run(3, 0.1).optimizers[0].param_groups[0]["lr"] < 0.1
+    assert added(1, 0.1) == pytest.approx(0.05)
+    assert added(2, 0.01, ckpt_path=tmp_path / "added.ckpt") == pytest.approx(0.01 / 3)
+
+
+def InverseTimes(optimizer: Optimizer, steps: int) -> InverseTime:  # noqa: N802
+    return InverseTime(optimizer, steps, decay=1)
+
+
+@pytest.mark.parametrize(("before", "after", "goes_on"), [(Adam, AdamW, True), (SGD, AdamW, False)])
+def test_kin_among_optimizers_go_on_from_one_another(tmp_path: Path, before: Any, after: Any, goes_on: bool) -> None:
+    def run(kind: Any, epochs: int, **resumed: Any) -> Trainer:
+        new = trainer(tmp_path, max_epochs=epochs, limit_train_batches=2, limit_val_batches=0)
+        new.fit(Pixels(optimizer=lambda params: kind(params, lr=0.01)), DigitsDataModule(), **resumed)
+        return new
+
+    run(before, 1).save_checkpoint(tmp_path / "before.ckpt")
+    with nullcontext() if goes_on else pytest.raises(UserError, match="SGD, of whose state AdamW can make nothing"):
+        assert run(after, 2, ckpt_path=tmp_path / "before.ckpt").global_step == 4
+
+
+def test_weights_alone_are_not_gone_on_from(tmp_path: Path) -> None:
+    new = trainer(tmp_path, limit_train_batches=2, limit_val_batches=0)
+    new.fit(Pixels(), DigitsDataModule())
+    new.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    with pytest.raises(KeyError, match="contains only the model"):
+        trainer(tmp_path, max_epochs=2).fit(Pixels(), DigitsDataModule(), ckpt_path=tmp_path / "weights.ckpt")
 
 
 def test_who_configures_an_optimizer_in_its_own_way_goes_on_with_it(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 def test_ci_runs_the_readmes_test_command() -> None:
     command = 'pip install -c constraints.txt -e ".[test]" && pytest -n 2 --dist loadfile'
     assert command in README
-    # On lines of their own: with `set -e` a failure left of && would be passed over. What runs meanwhile is apart.
+    # On lines of their own: with `set -e` a failure left of && would be passed over. What runs meanwhile is apart, and
+    # a failure of the tests is kept until that has ended, too.
     lines = (REPOSITORY / ".ci" / "run").read_text().splitlines()
     lines = [line for line in lines if line != "wait" and not line.startswith("#") and not line.endswith("&")]
     first = lines.index(command.split(" && ")[0].replace("pip install", "pip install -q"))
-    assert lines[first + 1] == command.split(" && ")[1]
+    assert lines[first + 1] == f"{command.split(' && ')[1]} || failed=$?"
+    assert lines[-1] == 'exit "${failed:-0}"'
 
 
 def test_the_table_names_every_recipe_with_its_parameters() -> None:

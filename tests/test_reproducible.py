@@ -213,6 +213,11 @@ def test_what_nobody_has_validated_is_not_among_the_best(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=6.ckpt"]
 
 
+def test_the_best_by_validation_is_not_kept_between_validations() -> None:
+    with pytest.raises(UserError, match="val/loss, which is known behind a validation alone: leave every_n_train"):
+        BestCheckpoint(monitor="val/loss", every_n_train_steps=4)
+
+
 def test_the_best_may_be_so_by_training(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     best = BestCheckpoint(dirpath=tmp_path, filename="{step}", monitor="train/loss", save_top_k=-1)
     fit(tmp_path, check_val_every_n_epoch=2, callbacks=[best])

@@ -26,7 +26,7 @@ class BestCheckpoint(ModelCheckpoint):
         **kwargs: Those of ModelCheckpoint.
 
     Raises:
-        UserError: The minutes are not positive.
+        UserError: The minutes are not positive, or the best by validation is to be kept between validations.
     """
 
     _warned = False
@@ -34,7 +34,13 @@ class BestCheckpoint(ModelCheckpoint):
     _validated = False
 
     def __init__(self, every_n_minutes: float | None = None, **kwargs: Any) -> None:
-        if (kwargs.get("monitor") or "").startswith("train/") and kwargs.get("save_on_train_epoch_end") is None:
+        monitor = kwargs.get("monitor") or ""
+        if monitor.startswith("val/") and (kwargs.get("every_n_train_steps") or kwargs.get("train_time_interval")):
+            raise UserError(
+                f"checkpoint.monitor is {monitor}, which is known behind a validation alone: leave every_n_train_steps "
+                "and train_time_interval out (--checkpoint.every_n_minutes keeps the last one by the clock)."
+            )
+        if monitor.startswith("train/") and kwargs.get("save_on_train_epoch_end") is None:
             # Where the epoch is not validated it is logged all the same, and by validation it is not logged yet.
             kwargs["save_on_train_epoch_end"] = True
         super().__init__(**kwargs)

@@ -150,11 +150,13 @@ class EpochProgress(ProgressBar):
         return f"Epoch {number:>{len(str(last))}}/{last}" if last and last > 0 else f"Epoch {number}"
 
     def _seconds_left(self, trainer: Trainer) -> float | None:
-        # Of a run that goes on with other batches, as many as it had taken with these.
-        total = trainer.estimated_stepping_batches - getattr(trainer.lightning_module, "steps_ahead", 0)
+        total = trainer.estimated_stepping_batches
         done = trainer.global_step - self._steps_before
-        if total == float("inf") or done < 1:
+        # -1 for epochs of data without a length.
+        if not 0 <= total < float("inf") or done < 1:
             return None
+        # Of a run that goes on with other batches, as many as it had taken with these.
+        total -= getattr(trainer.lightning_module, "steps_ahead", 0)
         return (time.perf_counter() - self._started) / done * max(total - trainer.global_step, 0)
 
     def on_validation_batch_start(

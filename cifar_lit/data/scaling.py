@@ -19,11 +19,15 @@ def scaling_of(transforms: Sequence[Transform]) -> list[A.BasicTransform]:
         UserError: One is within a composition, where evaluation could not tell it from augmentation.
     """
     for transform in transforms:
-        if isinstance(transform, A.BaseCompose) and any(isinstance(one, _SCALING) for one in _within(transform)):
+        if isinstance(transform, A.BaseCompose) and _normalising([*_within(transform)]):
             raise UserError(
                 f"Take Normalize and ToFloat out of {type(transform).__name__}: they stand in the list itself, since "
                 "evaluation needs them, too."
             )
+    return _normalising(transforms)
+
+
+def _normalising(transforms: Sequence[Transform]) -> list[A.BasicTransform]:
     back = [i for i, transform in enumerate(transforms) if isinstance(transform, A.FromFloat)]
     return [one for one in transforms[back[-1] if back else 0 :] if isinstance(one, _SCALING)]
 

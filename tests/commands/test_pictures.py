@@ -157,8 +157,11 @@ def test_pictures_in_linked_folders_are_predicted_too(run: Run, folder: Path, tm
     (folder / "link").symlink_to(tmp_path / "elsewhere")
     # Which holds the link itself.
     (folder / "again").symlink_to(folder)
+    # Beside it in its folder, and before it by name.
+    picture(folder / "real" / "near.png")
+    (folder / "alias").symlink_to(folder / "real")
     rows = predict(run, folder, tmp_path / "table.csv")
-    assert [row[0] for row in rows[1:]] == ["link/far.png", "own.png"]
+    assert [row[0] for row in rows[1:]] == ["link/far.png", "own.png", "real/near.png"]
 
 
 def test_a_list_of_many_stays_a_line(run: Run, folder: Path) -> None:

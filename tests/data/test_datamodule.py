@@ -305,6 +305,11 @@ def test_what_is_scaled_back_does_not_normalise(executor: Literal["auto", "worke
         assert raw.dtype is torch.uint8
 
 
+def test_a_composition_may_scale_and_scale_back() -> None:
+    inner = A.Sequential([A.ToFloat(), A.GaussNoise(std_range=(0, 0)), A.FromFloat(dtype="uint8")], p=1)
+    assert next(iter(ready(transforms=[inner]).train_dataloader()))[0].dtype is torch.uint8
+
+
 @pytest.mark.parametrize("inner", [A.Normalize(), A.OneOf([A.ToFloat()])])
 def test_what_normalises_stands_in_the_list_itself(inner: Any) -> None:
     with pytest.raises(UserError, match="Take Normalize and ToFloat out of Compose"):
