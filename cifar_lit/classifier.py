@@ -165,14 +165,14 @@ class Classifier(ResumableModule):
         """Logs ``train/loss`` and ``train/accuracy`` over the augmented images of the epoch, and tells a plateau."""
         self._log("train", self.train_scores)
         schedule = self.lr_schedulers()
-        if self.is_configured_here and isinstance(schedule, ReduceLROnPlateau):
+        if isinstance(schedule, ReduceLROnPlateau) and self.is_configured_here:
             # Lightning tells it behind the epoch's checkpoint: a run that goes on from there would leave it out.
             tell(schedule, self.trainer.callback_metrics, not self._validated and validates_later(self.trainer))
         self._validated = False
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Lightning's hook: steps a schedule, but for a plateau, which has been told: see `on_train_epoch_end`."""
-        if not (self.is_configured_here and isinstance(scheduler, ReduceLROnPlateau)):
+        if not (isinstance(scheduler, ReduceLROnPlateau) and self.is_configured_here):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_end(self) -> None:

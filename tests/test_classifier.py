@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -475,24 +476,16 @@ class Adds(Pixels):
 
 
 def test_who_adds_to_what_the_settings_make_goes_on_by_the_settings(tmp_path: Path) -> None:
-    def run(epochs: int, lr: float, **resumed: Any) -> Trainer:
+    def rate_behind(epochs: int, lr: float, schedule: Any, **resumed: Any) -> float:
         new = trainer(tmp_path, max_epochs=epochs, limit_train_batches=2, limit_val_batches=0)
-        new.fit(Adds(schedule=OwnPlateau, optimizer=lambda params: SGD(params, lr=lr)), DigitsDataModule(), **resumed)
-        return new
-
-    def added(epochs: int, lr: float, **resumed: Any) -> float:
-        new = trainer(tmp_path, max_epochs=epochs, limit_train_batches=2, limit_val_batches=0)
-        new.fit(Adds(schedule=InverseTimes, optimizer=lambda params: SGD(params, lr=lr)), DigitsDataModule(), **resumed)
+        new.fit(Adds(schedule=schedule, optimizer=lambda params: SGD(params, lr=lr)), DigitsDataModule(), **resumed)
         new.save_checkpoint(tmp_path / "added.ckpt")
         return float(new.optimizers[0].param_groups[0]["lr"])
 
-    assert run(3, 0.1).optimizers[0].param_groups[0]["lr"] < 0.1
-    assert added(1, 0.1) == pytest.approx(0.05)
-    assert added(2, 0.01, ckpt_path=tmp_path / "added.ckpt") == pytest.approx(0.01 / 3)
-
-
-def InverseTimes(optimizer: Optimizer, steps: int) -> InverseTime:  # noqa: N802
-    return InverseTime(optimizer, steps, decay=1)
+    assert rate_behind(3, 0.1, OwnPlateau) < 0.1
+    falling = partial(InverseTime, decay=1)
+    assert rate_behind(1, 0.1, falling) == pytest.approx(0.05)
+    assert rate_behind(2, 0.01, falling, ckpt_path=tmp_path / "added.ckpt") == pytest.approx(0.01 / 3)
 
 
 @pytest.mark.parametrize(("before", "after", "goes_on"), [(Adam, AdamW, True), (SGD, AdamW, False)])

@@ -198,8 +198,8 @@ FIT = [
 
 
 @pytest.mark.slow
-# Of Lightning's own the one that is started, whose end the first one notices; to torchrun all ranks are alike.
-@pytest.mark.parametrize(("launcher", "rank"), [("ddp", 1), ("torchrun", 1)])
+# To torchrun, which starts both, all ranks are alike.
+@pytest.mark.parametrize(("launcher", "rank"), [("ddp", 0), ("ddp", 1), ("torchrun", 1)])
 def test_a_rank_that_dies_ends_all_with_a_message(launcher: str, rank: int, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text(DIES, encoding="utf-8")
     launch = [

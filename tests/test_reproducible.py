@@ -419,6 +419,12 @@ def test_what_happened_before_a_checkpoint_is_in_the_curves_once_it_is_written(t
     assert len(whole) == len(set(whole))
 
 
+LAUNCHERS = {
+    "ddp": [sys.executable, "-m", "cifar_lit"],
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "cifar_lit"],
+}
+
+
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
 FEW = [
     "fit",
@@ -433,9 +439,9 @@ FEW = [
 
 
 @pytest.mark.slow
-def test_lightning_starts_ranks_that_train_one_network(tmp_path: Path) -> None:
-    """torchrun is what `test_two_machines_meet_at_a_rendezvous` starts them with."""
-    command, environment = [sys.executable, "-m", "cifar_lit", *FEW, *TWO], {**os.environ, "OMP_NUM_THREADS": "1"}
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_launchers_start_ranks_that_train_one_network(tmp_path: Path, launcher: str) -> None:
+    command, environment = [*LAUNCHERS[launcher], *FEW, *TWO], {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150, check=False
     )

@@ -133,10 +133,9 @@ class LastCheckpoint(ModelCheckpoint):
 
     def _let_the_step_end(self, trainer: Trainer) -> None:
         """Puts an early end off while a step gathers gradients, which are in no checkpoint."""
-        if self.save_on_exception:
-            gathers = trainer.fit_loop._should_accumulate()
-            ends = trainer.should_stop or self._ends_with_the_step
-            trainer.should_stop, self._ends_with_the_step = ends and not gathers, ends and gathers
+        if self.save_on_exception and (trainer.should_stop or self._ends_with_the_step):
+            self._ends_with_the_step = trainer.fit_loop._should_accumulate()
+            trainer.should_stop = not self._ends_with_the_step
 
     def _save_if_it_ends_here(self, trainer: Trainer) -> None:
         if self.save_on_exception and ends_here(trainer) and not self._should_skip_saving_checkpoint(trainer):

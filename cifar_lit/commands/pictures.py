@@ -171,12 +171,15 @@ def _files_below(folder: Path) -> Iterator[Path]:
     seen = set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        # A folder that links to one that holds it would never end. Those that are no links come first, and so have
-        # their pictures under their own names.
-        visible = [name for name in folders if real not in seen and not name.startswith(".")]
-        folders[:] = sorted(visible, key=lambda name: (Path(place, name).is_symlink(), name))
-        yield from (Path(place, name) for name in names if real not in seen and not name.startswith("."))
+        if real in seen:
+            # A folder that links to one that holds it would never end.
+            folders.clear()
+            continue
         seen.add(real)
+        visible = [name for name in folders if not name.startswith(".")]
+        # Those that are no links come first, and so have their pictures under their own names.
+        folders[:] = sorted(visible, key=lambda name: (Path(place, name).is_symlink(), name))
+        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 def _batches(
