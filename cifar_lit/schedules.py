@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 from cifar_lit.errors import UserError
+from cifar_lit.monitor import mode_of
 
 
 class OneCycle(OneCycleLR):
@@ -154,7 +155,7 @@ class Plateau(ReduceLROnPlateau):
         optimizer: Its learning rate is the first.
         total_steps: Steps in the run; not needed.
         monitor: Name of the metric, logged once an epoch.
-        mode: Whether it improves by falling (``min``) or by rising (``max``).
+        mode: Whether it improves by falling (``min``) or by rising (``max``); by default as its name says.
         factor: What the rate is multiplied by, in (0, 1).
         patience: Epochs without improvement that are let pass.
         min_lr: The rate falls no lower.
@@ -167,11 +168,12 @@ class Plateau(ReduceLROnPlateau):
         optimizer: Optimizer,
         total_steps: int,
         monitor: str = "val/loss",
-        mode: Literal["min", "max"] = "min",
+        mode: Literal["min", "max"] | None = None,
         factor: float = 0.1,
         patience: int = 10,
         min_lr: float = 0.0,
     ) -> None:
+        mode = mode_of(monitor, mode, "Plateau")
         super().__init__(optimizer, mode=mode, factor=factor, patience=patience, min_lr=min_lr)
         self.monitor = monitor
         self.first_rates = [group["lr"] for group in optimizer.param_groups]

@@ -50,8 +50,12 @@ def _takes_the_number_of_steps(schedule: LRScheduler, total_steps: int) -> bool:
     if not type(schedule).__module__.startswith("torch."):
         return True  # whoever writes one knows how it is called
     second = list(inspect.signature(type(schedule)).parameters)[1:2]
-    length = not second or second[0] in ("total_steps", "total_iters", "T_max")
-    return length or getattr(schedule, second[0], None) != total_steps
+    if not second or second[0] in ("total_steps", "total_iters", "T_max"):
+        return True
+    # A rate is kept elsewhere.
+    rates = {group.get(second[0]) for group in schedule.optimizer.param_groups}
+    rates |= {*schedule.base_lrs} if second[0] == "base_lr" else set()
+    return total_steps not in (getattr(schedule, second[0], None), *rates)
 
 
 def tell(schedule: ReduceLROnPlateau, metrics: Mapping[str, Tensor], validation_is_due: bool) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, IterableDataset
 
 from cifar_lit.classifier import Classifier
@@ -277,6 +278,24 @@ def test_checkpoint_of_a_model_made_in_python_loads_as_data(tmp_path: Path) -> N
     assert torch.equal(loaded.eval()(images), model.eval()(images))
 
 
+class Chooses(Pixels):
+    def __init__(self, activation: Any = nn.GELU, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.activation = activation
+
+
+def test_what_a_sweep_gives_becomes_a_number_and_no_object_is_kept(tmp_path: Path) -> None:
+    data = DigitsDataModule(val_size=np.linspace(0.2, 0.4, 3)[1], batch_size=np.int64(64))  # type: ignore[arg-type]
+    run = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    run.fit(Chooses(label_smoothing=np.float64(0.1), tta="flip"), data)
+    run.save_checkpoint(tmp_path / "model.ckpt")
+    content = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    assert "activation" not in content["hyper_parameters"]
+    assert content["hyper_parameters"]["label_smoothing"] == 0.1
+    assert content["datamodule_hyper_parameters"]["batch_size"] == 64
+    assert content["datamodule_hyper_parameters"]["val_size"] == pytest.approx(0.3)
+
+
 def test_settings_of_a_resumed_run_beat_the_checkpoints(tmp_path: Path) -> None:
     def model(lr: float, decay: float) -> Pixels:
         return Pixels(
@@ -437,6 +456,28 @@ def test_a_schedule_of_ones_own_may_call_its_length_as_it_likes(tmp_path: Path) 
     assert rates.seen == [1.0, 0.75, 0.5, 0.25]
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda optimizer, steps: OneCycleLR(optimizer, steps, total_steps=4),
+        lambda optimizer, steps: CyclicLR(optimizer, steps, 1000),
+    ],
+)
+def test_the_number_of_steps_is_no_rate(schedule: Any, tmp_path: Path) -> None:
+    new = trainer(tmp_path, limit_train_batches=4, limit_val_batches=0)
+    with pytest.raises(UserError, match="does not take the run's number of steps: give OneCycle"):
+        new.fit(
+            Pixels(schedule=schedule, optimizer=lambda params: SGD(params, lr=0.1, momentum=0.9)), DigitsDataModule()
+        )
+
+
+def test_a_schedule_of_torch_that_is_told_its_rates_is_taken(tmp_path: Path) -> None:
+    rates = Rates()
+    new = trainer(tmp_path, limit_train_batches=4, limit_val_batches=0, callbacks=[rates])
+    new.fit(Pixels(schedule=lambda o, n: OneCycleLR(o, 0.5, total_steps=n)), DigitsDataModule())
+    assert max(rates.seen) == pytest.approx(0.5, abs=0.1)
+
+
 class Stream(IterableDataset[Any]):
     """Data that do not know how many they are."""
 
@@ -520,16 +561,21 @@ def test_who_configures_an_optimizer_in_its_own_way_goes_on_with_it(tmp_path: Pa
 
 
 def test_a_resumed_plateau_keeps_its_rate_and_takes_new_settings(tmp_path: Path) -> None:
+    class Falling(Pixels):
+        def on_train_epoch_end(self) -> None:
+            self.log("train/left", -float(self.current_epoch))
+            super().on_train_epoch_end()
+
     def model(lr: float, factor: float) -> Pixels:
-        return Pixels(
-            schedule=lambda o, n: Plateau(o, n, monitor="train/loss", mode="max", factor=factor, patience=0),
+        return Falling(
+            schedule=lambda o, n: Plateau(o, n, monitor="train/left", mode="max", factor=factor, patience=0),
             optimizer=lambda params: SGD(params, lr=lr),
         )
 
     first = trainer(tmp_path, max_epochs=3, limit_train_batches=2, limit_val_batches=0)
     first.fit(model(0.1, 0.5), DigitsDataModule())
     rate = first.optimizers[0].param_groups[0]["lr"]
-    assert rate < 0.1, "the loss falls, which this plateau takes for getting worse"
+    assert rate < 0.1, "what it monitors falls"
     first.save_checkpoint(tmp_path / "first.ckpt")
     for lr, expected in ((0.1, rate), (0.01, 0.01)):
         rates = Rates()

@@ -303,6 +303,19 @@ def test_a_number_of_batches_is_no_share_of_them(given: str, steps: int) -> None
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == steps
 
 
+def test_the_end_is_told_of_where_epochs_come_before_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.max_steps=2")
+    assert "The run ends behind epoch" not in capsys.readouterr().out
+    fit("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.max_steps=1000")
+    words = "The run ends behind epoch 1, which is step 2, and not behind step 1,000: --trainer.max_epochs=-1"
+    assert words in capsys.readouterr().out
+
+
+def test_validation_may_go_by_the_clock() -> None:
+    run = fit("--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.val_check_interval=00:00:00:00")
+    assert len(scalars(run / "val")["accuracy"]) == 3
+
+
 def test_an_evaluation_stands_at_the_step_of_its_checkpoint() -> None:
     run = fit("--trainer.limit_val_batches=1")
     before = EventAccumulator(str(run / "val")).Reload().Scalars("loss")

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cifar_lit"
 # Rooms that every room may use: they import none of the others.
-FOUNDATIONS = {"errors", "console", "runs", "precision", "identity", "files"}
+FOUNDATIONS = {"errors", "console", "runs", "precision", "identity", "files", "monitor", "plain"}
 MAY_IMPORT = {
     "errors": set(),
     "console": {"errors"},
@@ -17,8 +17,10 @@ MAY_IMPORT = {
     "precision": set(),
     "identity": {"errors", "console"},
     "files": {"errors"},
+    "monitor": {"errors"},
+    "plain": set(),
     "ranks": set(),
-    "schedules": {"errors"},
+    "schedules": {"errors", "monitor"},
     "logger": {"files", "runs"},
     "scores": set(),
     "views": set(),
@@ -26,7 +28,17 @@ MAY_IMPORT = {
     "weight_decay": {"errors"},
     "scheduling": {"errors"},
     "resuming": {"errors", "ranks", "schedules", "scores"},
-    "classifier": {"errors", "optimizers", "ranks", "resuming", "scheduling", "scores", "views", "weight_decay"},
+    "classifier": {
+        "errors",
+        "optimizers",
+        "plain",
+        "ranks",
+        "resuming",
+        "scheduling",
+        "scores",
+        "views",
+        "weight_decay",
+    },
     "models": {"classifier", *FOUNDATIONS},
     "data": FOUNDATIONS,
     "explain": {"errors"},

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from cifar_lit.callbacks.stops import Stopped, ends_here, may_pause
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
+from cifar_lit.monitor import Mode, mode_of
 from cifar_lit.runs import LAST
 
 
@@ -23,17 +24,19 @@ class BestCheckpoint(ModelCheckpoint):
 
     Args:
         every_n_minutes: Also save ``last.ckpt`` by the clock, in the middle of an epoch.
+        mode: Which value of the monitored metric is the best; by default as its name says.
         **kwargs: Those of ModelCheckpoint.
 
     Raises:
-        UserError: The minutes are not positive, or the best by validation is to be kept between validations.
+        UserError: The minutes are not positive, the mode would keep the worst, or the best by validation is to be kept
+            between validations.
     """
 
     _warned = False
     # In this epoch: what an earlier one logged is still there.
     _validated = False
 
-    def __init__(self, every_n_minutes: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, every_n_minutes: float | None = None, mode: Mode | None = None, **kwargs: Any) -> None:
         monitor = kwargs.get("monitor") or ""
         if monitor.startswith("val/") and (kwargs.get("every_n_train_steps") or kwargs.get("train_time_interval")):
             raise UserError(
@@ -43,7 +46,7 @@ class BestCheckpoint(ModelCheckpoint):
         if monitor.startswith("train/") and kwargs.get("save_on_train_epoch_end") is None:
             # Where the epoch is not validated it is logged all the same, and by validation it is not logged yet.
             kwargs["save_on_train_epoch_end"] = True
-        super().__init__(**kwargs)
+        super().__init__(mode=mode_of(monitor, mode, "checkpoint"), **kwargs)
         if every_n_minutes is not None and every_n_minutes <= 0:
             raise UserError(f"checkpoint.every_n_minutes is {every_n_minutes}: give a number above 0.")
         self.every_n_minutes = every_n_minutes

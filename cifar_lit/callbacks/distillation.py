@@ -168,6 +168,12 @@ class Distillation(Callback):
         if learnt is None or own is None:
             return
         same_classes(learnt["class_names"], own["class_names"], f"The teacher {self.path}")
+        sizes = learnt.get("image_size"), own.get("image_size")
+        if None not in sizes and sizes[0] != sizes[1]:
+            raise UserError(
+                f"The images of the teacher {self.path} had {sizes[0]} pixels a side, and these have {sizes[1]}: give "
+                "one that was trained on images like these."
+            )
         alike = learnt["mean"].shape == own["mean"].shape and learnt["std"].shape == own["std"].shape
         # Of the deviation: a published constant and one that was computed differ by less.
         apart = [(learnt[key].float() - own[key]).abs() / own["std"] for key in ("mean", "std")] if alike else []

@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from cifar_lit.console import say
+
 # Steps between two questions to the other ranks whether one of them was told to stop.
 STEPS_BETWEEN_QUESTIONS = 10
 
@@ -78,7 +80,13 @@ class Stops(Callback):
             signal.signal(kind, self._note)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens, where there was no check before training."""
+        """Listens, where there was no check before training; says so where epochs end before the steps asked for."""
+        steps = trainer.estimated_stepping_batches
+        if 0 <= steps < trainer.max_steps:
+            say(
+                f"The run ends behind epoch {trainer.max_epochs}, which is step {steps:,.0f}, and not behind step "
+                f"{trainer.max_steps:,}: --trainer.max_epochs=-1 leaves the end to max_steps."
+            )
         self.on_sanity_check_start(trainer, pl_module)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -129,26 +129,27 @@ def evaluation_batch(height: int, width: int) -> int:
 class EvaluationPlan:
     """Visits every image exactly once, over all ranks together, in the same number of batches on each.
 
-    An equal number of batches keeps ranks in step without padding: a shard that is short makes smaller batches.
+    That keeps ranks in step: a shard that is short makes smaller batches.
 
     Args:
         size: Number of images.
         batch_size: Images in a batch of one rank, at most.
         rank: This process, from 0.
         world_size: Number of processes.
+        shuffled: In an order by chance, the same every time: the first batches have some of every class.
     """
 
-    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, size: int, batch_size: int, rank: int = 0, world_size: int = 1, shuffled: bool = False) -> None:
         steps = math.ceil(math.ceil(size / world_size) / batch_size)
-        self._batches = np.array_split(np.arange(size)[rank::world_size], steps)
+        order = np.random.default_rng([ORDER, size]).permutation(size) if shuffled else np.arange(size)
+        self._batches = np.array_split(order[rank::world_size], steps)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def key(self, epoch: int, step: int) -> BatchKey:
         """This rank's images of a batch; nothing is drawn for them."""
-        indices = self._batches[step]
-        return BatchKey(epoch, step, np.zeros(len(indices), np.uint64), indices)
+        return BatchKey(epoch, step, np.zeros(len(self._batches[step]), np.uint64), self._batches[step])
 
 
 class _Keys(Sampler[BatchKey]):

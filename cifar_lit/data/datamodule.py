@@ -12,11 +12,13 @@ from cifar_lit.console import say
 from cifar_lit.data.batches import BatchLoader, EvaluationPlan, TrainingPlan, evaluation_batch
 from cifar_lit.data.device_batches import DeviceBatches
 from cifar_lit.data.device_executor import unsupported
-from cifar_lit.data.images import Images, is_plain, stratified_split
+from cifar_lit.data.executor_choice import Executor, runs_on_device, tell_of_another_size
+from cifar_lit.data.images import Images, stratified_split
 from cifar_lit.data.scaling import Transform, scaling_of
 from cifar_lit.data.statistics import Statistics, channel_statistics, learnt_statistics, statistics_of
 from cifar_lit.data.worker_executor import WorkerExecutor
 from cifar_lit.errors import UserError
+from cifar_lit.plain import keep_plain
 
 
 class ImageDataModule(LightningDataModule):
@@ -49,7 +51,7 @@ class ImageDataModule(LightningDataModule):
         batch_size: int = 128,
         val_size: int | float = 0.1,
         transforms: Sequence[Transform] | None = None,
-        executor: Literal["auto", "device", "workers"] = "auto",
+        executor: Executor = "auto",
         normalize: Literal["channel", "pixel_mean", "none"] = "channel",
         num_workers: int | None = None,
         drop_last: bool = False,
@@ -62,10 +64,9 @@ class ImageDataModule(LightningDataModule):
             minimum = 1 if name == "batch_size" else 0
             if value is not None and value < minimum:
                 raise UserError(f"{name} is {value}: give a whole number of at least {minimum}.")
-        # The run's page and its checkpoints show these. Objects given in Python would make a checkpoint a pickle.
+        # The run's page and its checkpoints show these.
         self.save_hyperparameters(logger=False)
-        for name in [name for name, value in self.hparams.items() if not is_plain(value)]:
-            del self.hparams[name]
+        keep_plain(self.hparams)
         if any(type(transform).__name__.startswith("ToTensor") for transform in transforms or ()):
             raise UserError("Leave ToTensorV2 out of transforms: they take and give NumPy images, tensors come after.")
         self.batch_size = batch_size
@@ -96,8 +97,8 @@ class ImageDataModule(LightningDataModule):
     def load(self, split: Literal["train", "test"]) -> Images:
         """All images of a split. Called after `prepare_data`, once a process."""
 
-    #: Side of the images in pixels.
-    image_size: int = 32
+    #: Side of the images in pixels, or height and width. `summary` asks before they are loaded, which tells, too.
+    image_size: Any = 32
 
     @property
     def num_classes(self) -> int:
@@ -111,10 +112,13 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Loads and splits the images, once. A fit begins with their own mean and deviation."""
         if stage == "fit":
-            self._learnt, self._statistics = None, self._own_statistics
+            # What an evaluation of a checkpoint left here is not meant for it.
+            self._learnt, self._statistics, self._resume_from = None, self._own_statistics, None
         if self.test_images is not None:
             return
-        train, self.test_images = self.load("train").contiguous(), self.load("test").contiguous()
+        train, self.test_images = self._checked("train"), self._checked("test")
+        # A subclass need not say it. Checkpoints do, by which one's own pictures are cut.
+        self.image_size = train.size
         if self.val_size == 0:
             self.train_images, self.val_images = train, self.test_images
             validates = self.trainer is None or self.trainer.limit_val_batches != 0
@@ -130,6 +134,9 @@ class ImageDataModule(LightningDataModule):
         if self._learnt is not None:
             self.normalise_as(self._learnt)
 
+    def _checked(self, split: Literal["train", "test"]) -> Images:
+        return self.load(split).checked(f"{type(self).__name__}.load({split!r})", self.num_classes)
+
     def normalise_as(self, learnt: dict[str, Any]) -> None:
         """Has a network get images as it learnt them, by the `state_dict` of its data; these may have changed since.
 
@@ -138,7 +145,7 @@ class ImageDataModule(LightningDataModule):
         """
         self._learnt = learnt
         if self._own_statistics is not None:
-            self._statistics = learnt_statistics(learnt, self._own_statistics, self.class_names)
+            self._statistics = learnt_statistics(learnt, self._own_statistics, self.class_names, self.image_size)
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented, sharded and resumable."""
@@ -147,43 +154,26 @@ class ImageDataModule(LightningDataModule):
         overfit = self.trainer is not None and bool(self.trainer.overfit_batches)  # type: ignore[attr-defined]
         ranks = self._rank_and_world_size()
         plan = TrainingPlan(len(self.train_images), self.batch_size, seed, *ranks, self.drop_last, same_order=overfit)
-        if self._on_device():
-            self._train_loader = self._device_loader(plan, self.train_images, self.transforms, seed)
+        _, height, width, _ = self.train_images.pixels.shape
+        executor: DeviceBatches | WorkerExecutor
+        workers, on_gpu = 0, self._device.type == "cuda"
+        if runs_on_device(self.executor, self.num_workers, self.transforms, (height, width), self._device):
+            executor = self._on_device(self.train_images, self.transforms, seed)
         else:
+            executor = WorkerExecutor(self.train_images.pixels, self.train_images.labels, self.transforms, seed)
             # On a CPU the network takes all cores, and a worker only takes one away from it.
-            default = min(8, os.cpu_count() or 1) if self._device.type == "cuda" else 0
-            self._train_loader = BatchLoader(
-                plan,
-                WorkerExecutor(self.train_images.pixels, self.train_images.labels, self.transforms, seed),
-                num_workers=default if self.num_workers is None else self.num_workers,
-                pin_memory=self._device.type == "cuda",
-            )
+            default = min(8, os.cpu_count() or 1) if on_gpu else 0
+            workers = default if self.num_workers is None else self.num_workers
+        tell_of_another_size(executor.output_size, (height, width))
+        pinned = on_gpu and isinstance(executor, WorkerExecutor)
+        self._train_loader = BatchLoader(plan, executor, workers, pinned)
         if self._resume_from is not None:
             self._train_loader.load_state_dict(self._resume_from)
             self._resume_from = None
         return self._train_loader
 
-    def _on_device(self) -> bool:
-        """Whether the device executor makes the batches; says so in a line where that was left open."""
-        if self.executor != "auto":
-            if self.executor == "device" and self.num_workers:
-                say("num_workers is not used: the device executor prepares batches in this process")
-            return self.executor == "device"
-        reason: str | None = "num_workers is given."
-        if self.num_workers is None:
-            assert self.train_images is not None, "setup() comes first"
-            _, height, width, _ = self.train_images.pixels.shape
-            reason = unsupported(self.transforms, (height, width)) if self.transforms else None
-        if reason is not None:
-            say(f"Batches from workers: {reason}")
-            return False
-        say(f"Batches from the device executor on {self._device}: it runs every transform of the list")
-        return True
-
-    def _device_loader(
-        self, plan: TrainingPlan | EvaluationPlan, images: Images, transforms: Sequence[Transform], seed: int
-    ) -> BatchLoader:
-        return BatchLoader(plan, DeviceBatches(images.pixels, images.labels, transforms, seed, self._device))
+    def _on_device(self, images: Images, transforms: Sequence[Transform], seed: int) -> DeviceBatches:
+        return DeviceBatches(images.pixels, images.labels, transforms, seed, self._device)
 
     @property
     def _device(self) -> torch.device:
@@ -191,23 +181,31 @@ class ImageDataModule(LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader:
         """The held-out images, each exactly once."""
-        return self._evaluation_loader(self.val_images)
+        return self._evaluation_loader(self.val_images, "limit_val_batches")
 
     def test_dataloader(self) -> BatchLoader:
         """The test images, each exactly once."""
-        return self._evaluation_loader(self.test_images)
+        return self._evaluation_loader(self.test_images, "limit_test_batches")
 
     def predict_dataloader(self) -> BatchLoader:
         """The test images, each exactly once."""
         return self._evaluation_loader(self.test_images)
 
-    def _evaluation_loader(self, images: Images | None) -> BatchLoader:
+    def _evaluation_loader(self, images: Images | None, limit: str = "") -> BatchLoader:
+        """The batches of a split.
+
+        Args:
+            images: Its images.
+            limit: The trainer's argument that may have it look at some of them: these are then drawn from all.
+        """
         assert images is not None, "setup() comes first"
         _, height, width, _ = images.pixels.shape
-        plan = EvaluationPlan(len(images), evaluation_batch(height, width), *self._rank_and_world_size())
+        batches: int | float = getattr(self.trainer, limit) if limit and self.trainer is not None else 1.0
+        shuffled = isinstance(batches, int) or batches < 1  # 1 is one batch, 1.0 all
+        plan = EvaluationPlan(len(images), evaluation_batch(height, width), *self._rank_and_world_size(), shuffled)
         if self.executor == "workers" or (self.scaling and unsupported(self.scaling, (height, width)) is not None):
             return BatchLoader(plan, WorkerExecutor(images.pixels, images.labels, self.scaling))
-        return self._device_loader(plan, images, self.scaling, seed=0)
+        return BatchLoader(plan, self._on_device(images, self.scaling, seed=0))
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -219,6 +217,11 @@ class ImageDataModule(LightningDataModule):
         """
         images, *rest = batch
         if images.dtype is not torch.uint8:
+            if not self.scaling:
+                raise UserError(
+                    "The transforms make floats, and evaluation would not: leave that to normalize, or use "
+                    "albumentations' Normalize or ToFloat."
+                )
             return [images.permute(0, 3, 1, 2), *rest]
         assert self._statistics is not None, "setup() comes first"
         if self._statistics[0].device != images.device:

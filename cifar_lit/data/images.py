@@ -1,7 +1,6 @@
 """A data set in memory, and how it is split."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,35 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def contiguous(self) -> "Images":
-        """The same in one piece of memory, as torch wants it: turning BGR to RGB by a slice, say, leaves it in none."""
-        return Images(np.ascontiguousarray(self.pixels), np.ascontiguousarray(self.labels))
+    @property
+    def size(self) -> int | tuple[int, int]:
+        """Side in pixels, or height and width of images that are not square."""
+        _, height, width, _ = self.pixels.shape
+        return height if height == width else (height, width)
+
+    def checked(self, source: str, num_classes: int) -> "Images":
+        """The same in one piece of memory, as torch wants it: turning BGR to RGB by a slice, say, leaves it in none.
+
+        Args:
+            source: Where they are from, for messages.
+            num_classes: How many classes there are.
+
+        Raises:
+            UserError: They are not as announced; a network would learn from something else than is meant.
+        """
+        pixels, labels = self.pixels, self.labels
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise UserError(f"{source} gives pixels {pixels.dtype} {pixels.shape}: give uint8 (N, H, W, 3).")
+        if not np.issubdtype(labels.dtype, np.integer) or labels.shape != pixels.shape[:1]:
+            raise UserError(
+                f"{source} gives labels {labels.dtype} {labels.shape} for {len(pixels)} images: give int64 (N,)."
+            )
+        if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+            raise UserError(
+                f"{source} gives labels from {labels.min()} to {labels.max()}: of {num_classes} class names they are "
+                f"0 to {num_classes - 1}."
+            )
+        return Images(np.ascontiguousarray(pixels), np.ascontiguousarray(labels, np.int64))
 
     def take(self, indices: NDArray[np.int64]) -> "Images":
         """Those at the indices, int64 (n,)."""
@@ -74,12 +99,3 @@ def stratified_split(
     mask = np.zeros(len(labels), dtype=bool)
     mask[np.concatenate(held)] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
-
-
-def is_plain(value: Any) -> bool:
-    """Whether a setting is made of numbers, text, lists and dictionaries only."""
-    if isinstance(value, dict):
-        return all(map(is_plain, value.values()))
-    if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cifar_lit.console import say
 from cifar_lit.data.images import Images
 from cifar_lit.identity import same_classes
 
@@ -53,18 +54,25 @@ def statistics_of(
     return mean * PIXEL_MAX, std * PIXEL_MAX
 
 
-def learnt_statistics(learnt: Mapping[str, Any], own: Statistics, class_names: Sequence[str]) -> Statistics:
+def learnt_statistics(
+    learnt: Mapping[str, Any], own: Statistics, class_names: Sequence[str], image_size: int | tuple[int, int]
+) -> Statistics:
     """Those that a network learnt with; the data's own where it was asked for another way to normalise.
+
+    Says so where it learnt from images of another size.
 
     Args:
         learnt: What a checkpoint keeps of the data.
         own: Of the images at hand.
         class_names: Of these.
+        image_size: Of these, in pixels.
 
     Raises:
         UserError: It learnt other classes.
     """
     same_classes(learnt.get("class_names", class_names), class_names, "The checkpoint")
+    if (size := learnt.get("image_size", image_size)) != image_size:
+        say(f"The checkpoint learnt from images of {size} pixels a side, and these have {image_size}.")
     mean, std = learnt.get("mean", own[0]), learnt.get("std", own[1])
     # Each way to normalise has a shape of its own.
     return (mean, std) if (mean.shape, std.shape) == (own[0].shape, own[1].shape) else own

@@ -296,6 +296,7 @@ def test_a_teacher_whose_list_of_transforms_normalised(tmp_path: Path) -> None:
         ({"mean": 40.0}, "had another mean or deviation"),
         ({"std": 40.0}, "had another mean or deviation"),
         ({"mean": torch.zeros(3, 32, 32)}, "had another mean or deviation"),
+        ({"image_size": 64}, "had 64 pixels a side, and these have 32"),
         ({"class_names": [*"0123456798"]}, "has learnt other classes than those of the data (9 where they have 8)"),
     ],
 )

@@ -1,4 +1,5 @@
 import io
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 
 from cifar_lit.data import statistics
@@ -318,7 +320,6 @@ def test_what_normalises_stands_in_the_list_itself(inner: Any) -> None:
 
 def test_who_makes_the_batches_goes_by_the_images_size(capsys: pytest.CaptureFixture[str]) -> None:
     data = ready(transforms=[A.RandomCrop(6, 8)])
-    assert data.image_size == 32
     images, _ = next(iter(data.train_dataloader()))
     assert images.shape[1:] == (6, 8, 3)
     assert "Batches from the device executor" in capsys.readouterr().out
@@ -429,3 +430,92 @@ def test_statistics_of_many_pixels_are_those_of_their_blocks(monkeypatch: pytest
     monkeypatch.setattr(statistics, "MOST_PIXELS", 7 * train.pixels.shape[2])
     for found, expected in zip(channel_statistics(train), whole, strict=True):
         assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "labels", "words"),
+    [
+        (np.zeros((4, 8, 8, 3), np.float32), np.zeros(4, np.int64), r"pixels float32 (4, 8, 8, 3): give uint8"),
+        (np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int64), r"pixels uint8 (4, 8, 8, 1): give uint8"),
+        (np.zeros((4, 3, 8, 8), np.uint8), np.zeros(4, np.int64), r"pixels uint8 (4, 3, 8, 8): give uint8"),
+        (np.zeros((4, 8, 8, 3), np.uint8), np.zeros(3, np.int64), r"labels int64 (3,) for 4 images"),
+        (np.zeros((4, 8, 8, 3), np.uint8), np.zeros(4), r"labels float64 (4,) for 4 images"),
+        (np.zeros((4, 8, 8, 3), np.uint8), np.arange(4), "labels from 0 to 3: of 3 class names they are 0 to 2"),
+    ],
+)
+def test_what_is_loaded_is_looked_at(pixels: NDArray[Any], labels: NDArray[Any], words: str) -> None:
+    class Wrong(TinyDataModule):
+        def load(self, split: Literal["train", "test"]) -> Images:
+            return Images(pixels, labels)
+
+    with pytest.raises(UserError, match=re.escape(f"Wrong.load('train') gives {words}")):
+        Wrong(val_size=0).setup()
+
+
+def test_size_and_labels_are_those_of_what_is_loaded() -> None:
+    class Oblong(TinyDataModule):
+        def load(self, split: Literal["train", "test"]) -> Images:
+            images = super().load(split)
+            return Images(images.pixels[:, :6], images.labels.astype(np.uint8))
+
+    data = Oblong()
+    data.setup()
+    assert data.state_dict()["image_size"] == (6, 8)
+    assert next(iter(data.train_dataloader()))[1].dtype == torch.int64
+    assert ready().image_size == 8
+
+
+def test_a_checkpoint_of_images_of_another_size_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    data = TinyDataModule()
+    data.normalise_as({**ready().state_dict(), "image_size": 64})
+    data.setup()
+    assert "learnt from images of 64 pixels a side, and these have 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("executor", ["device", "workers"])
+def test_training_at_another_size_is_told_of(executor: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    ready(executor=executor, transforms=[A.HorizontalFlip()]).train_dataloader()
+    assert "pixels of images" not in capsys.readouterr().out
+    ready(executor=executor, transforms=[A.RandomCrop(6, 4)]).train_dataloader()
+    assert "The transforms make 6×4 pixels of images of 8×8" in capsys.readouterr().out
+
+
+class Divides(A.ImageOnlyTransform):
+    def apply(self, img: NDArray[np.uint8], **params: Any) -> NDArray[np.float32]:
+        return img.astype(np.float32) / 255
+
+
+def test_an_own_transform_that_scales_is_refused() -> None:
+    data = ready(transforms=[Divides(p=1.0)])
+    batch = next(iter(data.train_dataloader()))
+    with pytest.raises(UserError, match="make floats, and evaluation would not"):
+        data.on_after_batch_transfer(list(batch), 0)
+
+
+class Sorted(TinyDataModule):
+    """Class after class, as folders of images are."""
+
+    def load(self, split: Literal["train", "test"]) -> Images:
+        images = super().load(split)
+        return images.take(np.argsort(images.labels, kind="stable"))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("limit", [1, 0.5, 1.0])
+def test_a_limit_takes_images_of_all_classes(split: str, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar_lit.data.datamodule.evaluation_batch", lambda *size: 10)
+    data = Sorted(val_size=20)
+    data.trainer = Trainer(accelerator="cpu", logger=False, **{f"limit_{split}_batches": limit})
+    data.setup("validate")
+    labels = [batch[1].tolist() for batch in getattr(data, f"{split}_dataloader")()]
+    assert len({*labels[0]}) == (3 if limit != 1.0 or isinstance(limit, int) else 1)
+    images = data.val_images if split == "val" else data.test_images
+    assert images is not None
+    assert sorted(label for batch in labels for label in batch) == images.labels.tolist()
+
+
+def test_a_fit_behind_an_evaluation_begins_at_the_beginning() -> None:
+    data = ready(batch_size=10)
+    data.load_state_dict({**data.state_dict(), "train_loader": {"epoch": 0, "position": 3, "of": 6}})
+    data.setup("fit")
+    assert len(labels_over(data.train_dataloader())) == 54

@@ -1,0 +1,49 @@
+"""Who makes training batches: the device executor, or workers."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+from cifar_lit.console import say
+from cifar_lit.data.device_executor import unsupported
+from cifar_lit.data.scaling import Transform
+
+Executor = Literal["auto", "device", "workers"]
+
+
+def runs_on_device(
+    executor: Executor,
+    num_workers: int | None,
+    transforms: Sequence[Transform],
+    image_size: tuple[int, int],
+    device: torch.device,
+) -> bool:
+    """Whether the device executor makes the batches; says so in a line where that was left open.
+
+    Args:
+        executor: What is asked for.
+        num_workers: As asked for, if it is.
+        transforms: Of training images.
+        image_size: Their height and width in pixels.
+        device: That the network runs on.
+    """
+    if executor != "auto":
+        if executor == "device" and num_workers:
+            say("num_workers is not used: the device executor prepares batches in this process")
+        return executor == "device"
+    reason: str | None = "num_workers is given."
+    if num_workers is None:
+        reason = unsupported(transforms, image_size) if transforms else None
+    if reason is not None:
+        say(f"Batches from workers: {reason}")
+        return False
+    say(f"Batches from the device executor on {device}: it runs every transform of the list")
+    return True
+
+
+def tell_of_another_size(trained: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Says so where a network learns from images of another size than it will be looked at with."""
+    if trained != image_size:
+        says = "The transforms make {}×{} pixels of images of {}×{}, which validation and tests look at"
+        say(f"{says.format(*trained, *image_size)}: if that is not meant, give images of that size, or keep theirs.")

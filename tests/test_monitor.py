@@ -1,0 +1,34 @@
+"""Which value of a metric is the best."""
+
+from pathlib import Path
+
+import pytest
+from torch import nn
+from torch.optim import SGD
+
+from cifar_lit.callbacks.checkpoint import BestCheckpoint
+from cifar_lit.errors import UserError
+from cifar_lit.monitor import Mode, mode_of
+from cifar_lit.schedules import Plateau
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("val/loss", "min"), ("train/top5_error", "min"), ("val/accuracy", "max"), ("val/f1", "max"), ("clock", "max")],
+)
+def test_the_name_tells(monitor: str, mode: Mode, tmp_path: Path) -> None:
+    assert mode_of(monitor, None, "checkpoint") == mode
+    assert BestCheckpoint(dirpath=tmp_path, monitor=monitor).mode == mode
+    assert Plateau(SGD(nn.Linear(1, 1).parameters(), lr=0.1), 1, monitor=monitor).mode == mode
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_name_that_does_not_tell_leaves_the_choice(mode: Mode) -> None:
+    assert mode_of("val/margin", mode, "checkpoint") == mode
+
+
+@pytest.mark.parametrize(("monitor", "wrong", "right"), [("val/loss", "max", "min"), ("val/accuracy", "min", "max")])
+def test_the_worst_is_not_kept(monitor: str, wrong: Mode, right: Mode) -> None:
+    words = f"checkpoint.mode is {wrong}, and {monitor} is best at its {right}: give {right}, or no mode."
+    with pytest.raises(UserError, match=words):
+        BestCheckpoint(monitor=monitor, mode=wrong)
