@@ -59,16 +59,22 @@ def _accuracy(checkpoint: Path) -> float:
 def _best_of(files: list[Path]) -> Path:
     """Of a run's best checkpoints, all in one folder, the one that it held for the best; else the most accurate."""
     if len(files) > 1:
-        # What is monitored need not be the accuracy in the name. Each knows what was the best when it was written.
+        # What is monitored need not be the accuracy in the name. Each knows what was the best when it was written: not
+        # that of the most steps, for a run may have gone on from an earlier one.
         latest: dict[str, Any] = {}
         for path in (files[0].with_name(f"{LAST}.ckpt"), *files):
             with contextlib.suppress(UserError):
-                content = load_checkpoint(path)
-                latest = max(latest, content, key=lambda one: one.get("global_step", -1))
+                latest = max(latest, load_checkpoint(path), key=_when)
         states = [state for state in latest.get("callbacks", {}).values() if isinstance(state, dict)]
         named = {Path(state["best_model_path"]).name for state in states if "best_model_path" in state}
         files = [file for file in files if file.name in named] or files
     return max(files, key=_accuracy)
+
+
+def _when(content: dict[str, Any]) -> tuple[str, int]:
+    """When a checkpoint was written: the latest start of its run, and the step."""
+    starts = content.get("provenance") or [{}]
+    return str(starts[-1].get("started", "")), content.get("global_step", -1)
 
 
 def _folder_of_runs(root: Path, recipe: str | None) -> Path:

@@ -285,7 +285,7 @@ class Chooses(Pixels):
 
 
 def test_what_a_sweep_gives_becomes_a_number_and_no_object_is_kept(tmp_path: Path) -> None:
-    data = DigitsDataModule(val_size=np.linspace(0.2, 0.4, 3)[1], batch_size=np.int64(64))  # type: ignore[arg-type]
+    data = DigitsDataModule(val_size=np.linspace(0.2, 0.4, 3)[1], batch_size=np.int64(64))
     run = trainer(tmp_path, max_steps=1, limit_val_batches=0)
     run.fit(Chooses(label_smoothing=np.float64(0.1), tta="flip"), data)
     run.save_checkpoint(tmp_path / "model.ckpt")

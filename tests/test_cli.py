@@ -229,10 +229,18 @@ def test_of_several_best_checkpoints_the_best_is_taken() -> None:
     states = {"BestCheckpoint{'monitor': 'val/loss'}": {"best_model_path": f"elsewhere/{path.name}"}, "EMA": {}}
     torch.save({"callbacks": states, "global_step": 8}, folder / "last.ckpt")
     assert find_checkpoint("best", Path()) == path
+    # A run that went on from an earlier one has fewer steps than the branch that it gave up.
+    given_up = folder / "best-epoch=009-val_accuracy=0.9999.ckpt"
+    starts = [{"started": "2026-01-01T00:00:00+00:00"}, {"started": "2026-01-02T00:00:00+00:00"}]
+    of_given_up = {"BestCheckpoint": {"best_model_path": str(given_up)}}
+    torch.save({"callbacks": of_given_up, "global_step": 99, "provenance": starts[:1]}, given_up)
+    torch.save({"callbacks": states, "global_step": 8, "provenance": starts}, folder / "last.ckpt")
+    assert find_checkpoint("best", Path()) == path
+    given_up.unlink()
     # The last one does not know of what was saved behind it.
     better = folder / "best-epoch=003-val_accuracy=0.9110.ckpt"
     states["BestCheckpoint{'monitor': 'val/loss'}"] = {"best_model_path": str(better)}
-    torch.save({"callbacks": states, "global_step": 9}, better)
+    torch.save({"callbacks": states, "global_step": 9, "provenance": starts}, better)
     os.utime(better, (0, 0))
     assert find_checkpoint("best", Path()) == better
     better.unlink()

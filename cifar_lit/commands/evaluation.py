@@ -156,7 +156,7 @@ def normalised_batches(data: ImageData, indices: NDArray[np.int64]) -> Iterator[
 
 
 def gather_provenance(
-    content: Mapping[str, Any], path: Path, run: Path | None, datamodule: Any = None
+    content: Mapping[str, Any], path: Path, run: Path | None, datamodule: Any = None, precision: str | None = None
 ) -> dict[str, str]:
     """Where a network comes from and what evaluates it, for people and for programs.
 
@@ -165,6 +165,7 @@ def gather_provenance(
         path: The checkpoint.
         run: The folder of the run that wrote it, where it still stands there.
         datamodule: That it is evaluated on, if it is: with ``test_images``.
+        precision: That it is evaluated in; of two classes that bfloat16 cannot tell apart the first is predicted.
     """
     # A run that was resumed has an entry for every start.
     start = (content.get("provenance") or [{}])[-1]
@@ -174,6 +175,7 @@ def gather_provenance(
     others = (
         {"trained beside test data SHA-256": test.get("sha256")} if evaluated not in (None, test.get("sha256")) else {}
     )
+    versions = {"cifar-lit": cifar_lit.__version__, "torch": torch.__version__}
     known = {
         "recipe": run.resolve().parent.name if run is not None else None,
         "checkpoint": path,
@@ -190,7 +192,7 @@ def gather_provenance(
         "trained with": _listed(start.get("versions")),
         "machine": _listed(start.get("machine")),
         "commit": start.get("commit"),
-        "evaluated with": _listed({"cifar-lit": cifar_lit.__version__, "torch": torch.__version__}),
+        "evaluated with": _listed({**versions, "precision": precision} if precision else versions),
     }
     return {name: str(value) for name, value in known.items() if value is not None}
 

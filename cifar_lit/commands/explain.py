@@ -43,7 +43,7 @@ from cifar_lit.explain.report import Report, choose_shown, render
 from cifar_lit.explain.scoring import Predictions, calibration, class_scores, worst_errors
 from cifar_lit.files import ready_to_write, write_atomically
 from cifar_lit.logger import EVALUATION
-from cifar_lit.runs import run_of
+from cifar_lit.runs import load_checkpoint, run_of
 
 Maps = NDArray[np.float32]
 Curves = dict[str, list[tuple[int, float]]]
@@ -96,11 +96,12 @@ def explain(
     check_method(method)
     data = image_data(datamodule)
     ready_to_write(output_dir)
+    # Of other classes its weights are of another shape, too, and the classes are what to look at.
+    take_learnt(load_checkpoint(checkpoint), data, checkpoint)
     content = load_weights(model, checkpoint)
-    take_learnt(content, data, checkpoint)
     predictions = evaluate(trainer, model, datamodule)
     run = run_of(checkpoint)
-    provenance = gather_provenance(content, checkpoint, run, data)
+    provenance = gather_provenance(content, checkpoint, run, data, str(trainer.precision))
     shown = choose_shown(predictions, limit)
     pixels = data.test_images.pixels[: len(predictions)]
     maps_predicted, maps_true = _maps(model, data, predictions, shown, method)
@@ -137,11 +138,13 @@ def learning_curves(run: Path) -> Curves:
         points: dict[str, dict[int, float]] = {}
         # A later evaluation, maybe of other images, is no part of how it learnt.
         files = (file for file in (run / split).glob("events.*") if not file.name.endswith(EVALUATION))
-        # A run that went on from an earlier checkpoint logged steps again, in a file whose name has a later time.
+        # A run that went on from an earlier checkpoint did so in a file whose name has a later time.
         for file in sorted(files):
             events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
             for tag in (tag for tag in events.Tags()["scalars"] if "/" not in tag):
-                points.setdefault(tag, {}).update((event.step, event.value) for event in events.Scalars(tag))
+                new = {event.step: event.value for event in events.Scalars(tag)}
+                # What was logged behind that checkpoint is of a history that was given up.
+                points[tag] = {step: value for step, value in points.get(tag, {}).items() if step < min(new)} | new
         curves |= {f"{split}/{tag}": sorted(values.items()) for tag, values in sorted(points.items())}
     return curves
 

@@ -18,7 +18,7 @@ from cifar_lit.commands.learnt_data import preprocessing_in, take_learnt
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import ready_to_write, write_atomically
-from cifar_lit.runs import run_of
+from cifar_lit.runs import load_checkpoint, run_of
 
 Format = Literal["onnx", "torch", "both"]
 Pixels = NDArray[np.uint8]
@@ -63,8 +63,9 @@ def export(
     """Writes ``model.onnx`` and ``model.pt2``, and ``model.json`` that describes them.
 
     Both map pixels, uint8 (N, H, W, 3), RGB, of any N and the training images' size, to logits float32
-    (N, num_classes). A file is put in place only after it ran, and agreed on real test images with the checkpoint
-    behind the data module's normalisation to 1e-4 in every logit.
+    (N, num_classes). They are put in place only after each ran, and agreed on real test images with the checkpoint
+    behind the data module's normalisation to 1e-4 in every logit. One that is not asked for is removed: it would be
+    of a run before.
 
     Args:
         model: Built with the settings of the checkpoint's run.
@@ -82,9 +83,9 @@ def export(
         raise UserError(f"ONNX needs {', '.join(missing)}: pip install {' '.join(missing)}, or give --format=torch.")
     data = image_data(datamodule)
     ready_to_write(output_dir)
+    take_learnt(load_checkpoint(checkpoint), data, checkpoint)
     content = load_weights(model, checkpoint)
     class_names, normalize = preprocessing_in(content, checkpoint)
-    take_learnt(content, data, checkpoint)
     data.prepare_data()
     data.setup("test")
     count = len(data.test_images.labels)
@@ -98,6 +99,7 @@ def export(
     with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
         expected: Logits = torch.cat([model(images[batch]) for batch in batches]).numpy()
 
+    said: list[str] = []
     network = PixelClassifier(normalize, model).eval()
     description = _description(class_names, pixels, gather_provenance(content, checkpoint, run_of(checkpoint)))
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".") as folder:
@@ -114,9 +116,14 @@ def export(
                     f"{name} was not written: on {len(pixels)} test images its logits differ from the checkpoint's by "
                     f"up to {difference:.2g}, more than {TOLERANCE:g}. Check that data and checkpoint belong together."
                 )
-            file.replace(output_dir / name)
-            say(f"Wrote {output_dir / name}: agrees on {len(pixels)} test images to {difference:.1g}")
+            said.append(f"Wrote {output_dir / name}: agrees on {len(pixels)} test images to {difference:.1g}")
+        # One of a run before would stand beside a description that is not its own.
+        for name in (ONNX, TORCH):
+            (output_dir / name).unlink(missing_ok=True)
+        for file in Path(folder).iterdir():
+            file.replace(output_dir / file.name)
     write_atomically(output_dir / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    say("\n".join(said))
 
 
 def _description(class_names: tuple[str, ...], pixels: Pixels, provenance: Mapping[str, str]) -> dict[str, Any]:

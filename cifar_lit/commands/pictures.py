@@ -1,5 +1,6 @@
 """Predictions for a folder of one's own pictures."""
 
+import contextlib
 import csv
 import io
 import math
@@ -118,6 +119,9 @@ def predict_pictures(
         # Compiling is for training: here it would take longer than the pictures.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             probabilities = model(images).float().softmax(dim=1).numpy()
+        if np.isnan(probabilities).any():
+            lost = [file for file, of_file in zip(batch, probabilities, strict=True) if np.isnan(of_file).any()]
+            raise UserError(f"The network's output for {_counted(lost, folder)} is no number: training diverged.")
         # Of equal probabilities the first class, as everywhere.
         ranked = np.argsort(-probabilities, axis=1, kind="stable")
         rows += [
@@ -128,6 +132,7 @@ def predict_pictures(
             maps = class_activation_maps(*target, images, ranked[:, 0], method)
             for file, image, marked in zip(batch, pixels, overlay(pixels, maps), strict=True):
                 write_atomically(overlays / f"{file.relative_to(folder)}.png", _side_by_side(image, marked))
+    _remove_overlays(output, overlays or output.with_name(OVERLAYS), {row[0] for row in rows if overlays})
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(["file", "predicted", "probability", "second", "third", *(f"p_{name}" for name in class_names)])
@@ -143,6 +148,16 @@ def predict_pictures(
         )
     # Of a run before.
     listed.unlink(missing_ok=True)
+
+
+def _remove_overlays(table: Path, place: Path, kept: set[str]) -> None:
+    """Removes those of the pictures that a run before has in its table: they would mix with those of now."""
+    with contextlib.suppress(OSError, UnicodeError, csv.Error), table.open(newline="", encoding="utf-8") as lines:
+        for name in {row.get("file") or "" for row in csv.DictReader(lines)} - kept:
+            path = place / f"{name}.png"
+            # A table may say anything.
+            if name and path.resolve().is_relative_to(place.resolve()):
+                path.unlink(missing_ok=True)
 
 
 def _pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[list[Path], list[Path]]:

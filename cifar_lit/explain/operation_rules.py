@@ -137,7 +137,7 @@ def _normalise(op: Operation, out: Tensor) -> Field:
 def _along(op: Operation, out: Tensor) -> Field:
     """Reorders or mixes along some dimensions only."""
     _, field = op.single()
-    if any(axis.dim in op.dims(("dim", "dims")) for axis in field):
+    if any(axis.dim in ((1,) if "channel" in op.name else op.dims(("dim", "dims"))) for axis in field):
         raise Untraceable("mixes or moves positions")
     return field
 
@@ -232,7 +232,7 @@ RULES: dict[str, Callable[[Operation, Tensor], Field]] = {
         (_reduce, "argmax argmin any all median nanmean nansum"),
         (_normalise, "native_group_norm native_layer_norm _fused_rms_norm _softmax _log_softmax native_batch_norm"),
         (_normalise, "_native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm"),
-        (_along, "glu flip roll cumsum cumprod sort topk index_select native_channel_shuffle"),
+        (_along, "glu flip roll cumsum cumprod sort topk index_select channel_shuffle native_channel_shuffle"),
         (_index, "index"),
         (_reshape, "view _unsafe_view reshape _reshape_alias squeeze unsqueeze flatten unflatten"),
         (_permute, "permute transpose t"),

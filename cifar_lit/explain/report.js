@@ -173,8 +173,12 @@ function setFilter(truth, predicted) {
   const parameters = new URLSearchParams();
   if (truth >= 0) parameters.set("true", names[truth]);
   if (predicted >= 0) parameters.set("predicted", names[predicted]);
-  history.pushState(null, "", `#${parameters}`);
   showFiltered();
+  try {
+    history.pushState(null, "", `#${parameters}`);
+  } catch {
+    // A page within another's srcdoc has no address to put it in.
+  }
 }
 
 function readHash() {

@@ -136,6 +136,13 @@ def test_a_file_that_disagrees_is_not_written_and_the_one_before_stays(
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.onnx", b"the one before")]
 
 
+def test_one_that_is_not_asked_for_does_not_stay_beside_another_description(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"of another checkpoint")
+    (tmp_path / "notes.txt").write_text("not ours")
+    export(run.model(), run.data(), run.checkpoint, tmp_path, "torch")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.pt2", "notes.txt"]
+
+
 def test_nan_never_agrees(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_torch_export", lambda *_: lambda pixels: np.full((len(pixels), 3), np.nan))
     with pytest.raises(UserError, match="not written"):

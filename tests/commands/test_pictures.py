@@ -280,3 +280,41 @@ def test_overlays_of_a_run_before_are_no_pictures(run: Run, folder: Path) -> Non
     output = folder / "out" / "table.csv"
     assert len(predict(run, folder, output, overlays=output.with_name("overlays"))) == 2
     assert len(predict(run, folder, output)) == 2
+
+
+def test_overlays_of_other_pictures_do_not_stay(run: Run, folder: Path) -> None:
+    output, overlays = folder.parent / "out" / "table.csv", folder.parent / "out" / "overlays"
+    picture(folder / "a.png")
+    picture(folder / "below" / "b.png")
+    predict(run, folder, output, overlays=overlays)
+    own = picture(overlays / "own.png")
+    (folder / "below" / "b.png").unlink()
+    predict(run, folder, output, overlays=overlays)
+    assert sorted(path.name for path in overlays.rglob("*.png")) == ["a.png.png", "own.png"]
+    predict(run, folder, output)
+    assert [*overlays.rglob("*.png")] == [own]
+
+
+def test_a_table_does_not_choose_what_is_removed(run: Run, folder: Path) -> None:
+    picture(folder / "a.png")
+    precious = picture(folder.parent / "precious.png")
+    output = folder.parent / "out" / "table.csv"
+    output.parent.mkdir()
+    output.write_text("file,predicted\n../../precious,red\n")
+    predict(run, folder, output, overlays=output.with_name("overlays"))
+    assert precious.is_file()
+
+
+def test_pictures_of_a_network_that_diverged(run: Run, folder: Path) -> None:
+    class Diverged(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), 3), torch.nan)
+
+    picture(folder / "a.png")
+    model = run.model()
+    class_names, normalize = preprocessing_in(load_weights(model, run.checkpoint), run.checkpoint)
+    model.net = Diverged()
+    read = partial(decode, size=32, formats=FORMATS)
+    with pytest.raises(UserError, match=r"output for 1 file \(a.png\) is no number: training diverged"):
+        predict_pictures(model, read, normalize, folder, folder.parent / "table.csv", class_names)
+    assert not (folder.parent / "table.csv").exists()

@@ -482,7 +482,7 @@ def test_training_at_another_size_is_told_of(executor: Any, capsys: pytest.Captu
 
 class Divides(A.ImageOnlyTransform):
     def apply(self, img: NDArray[np.uint8], **params: Any) -> NDArray[np.float32]:
-        return img.astype(np.float32) / 255
+        return np.divide(img, 255, dtype=np.float32)
 
 
 def test_an_own_transform_that_scales_is_refused() -> None:
@@ -505,7 +505,8 @@ class Sorted(TinyDataModule):
 def test_a_limit_takes_images_of_all_classes(split: str, limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifar_lit.data.datamodule.evaluation_batch", lambda *size: 10)
     data = Sorted(val_size=20)
-    data.trainer = Trainer(accelerator="cpu", logger=False, **{f"limit_{split}_batches": limit})
+    limits: dict[str, Any] = {f"limit_{split}_batches": limit}
+    data.trainer = Trainer(accelerator="cpu", logger=False, **limits)
     data.setup("validate")
     labels = [batch[1].tolist() for batch in getattr(data, f"{split}_dataloader")()]
     assert len({*labels[0]}) == (3 if limit != 1.0 or isinstance(limit, int) else 1)

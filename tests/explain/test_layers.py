@@ -360,6 +360,7 @@ FORWARDS: dict[str, Net] = {
     "channels last linear": Net(convnext, fc=nn.Linear(4, 4), **B4),
     "tokens and back": Net(tokens_and_back, fc=nn.Linear(4, 4), **B4),
     "channel shuffle": Net(channel_shuffle, **B4),
+    "channel shuffle of torch": Net(lambda n, x: n.b(F.channel_shuffle(n.a(x), 2)), **B4),  # type: ignore[operator]
     "halves written in place": Net(in_place_halves, **B4),
     "overwritten": Net(overwritten, a=conv()),
 }  # fmt: skip

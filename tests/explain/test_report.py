@@ -160,7 +160,11 @@ def test_classes_calibration_and_pairs_are_those_of_the_predictions() -> None:
     for score in class_scores(predictions.confusion, NAMES):
         figures = " ".join(f"{100 * value:.2f} %" for value in (score.recall, score.precision, score.f1))
         assert f"{score.name} {figures} {score.support}" in words
-    assert f"(ECE) is {100 * calibration(predictions.confidence, predictions.correct).ece:.2f} %" in words
+    found = calibration(predictions.confidence, predictions.correct)
+    marks = np.stack([found.edges[:-1], 1 - found.confidence, found.edges[1:]], axis=1)[found.counts > 0]
+    drawn = re.findall(r'<path class="mark" d="M([\d.]+) ([\d.]+)H([\d.]+)"/>', html)
+    np.testing.assert_allclose(np.array(drawn, float), 100 * marks)
+    assert f"(ECE) is {100 * found.ece:.2f} %" in words
     counts = [predictions.confusion[int(t), int(p)] for t, p in re.findall(r'<li data-pair="(\d),(\d)"', html)]
     assert counts == sorted(predictions.confusion[~np.eye(3, dtype=bool)], reverse=True)
 

@@ -224,6 +224,24 @@ def test_the_page_fits(page: Page, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_a_printed_page_has_whole_tables(page: Page) -> None:
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 without its margins
+    cut = "boxes => boxes.filter(b => b.scrollHeight > b.clientHeight + 1 || b.scrollWidth > b.clientWidth + 1).length"
+    assert page.eval_on_selector_all(".scroll", cut) == 0
+    assert page.evaluate("document.documentElement.scrollWidth") == 718
+
+
+def test_a_page_within_another_one_has_its_filter(browser: Browser) -> None:
+    outer = browser.new_page()
+    outer.set_content("<iframe width=1400 height=900></iframe>")
+    outer.eval_on_selector("iframe", "(frame, html) => { frame.srcdoc = html; }", render(some_report()))
+    frame = outer.frame_locator("iframe")
+    frame.locator("[data-pair='0,1'] button").first.click()
+    assert (frame.locator("#status").text_content() or "").startswith("70 errors: true cat, predicted dog.")
+    outer.close()
+
+
 def test_dark_and_light_are_those_of_the_reader(page: Page) -> None:
     colour = "getComputedStyle(document.body).backgroundColor"
     assert page.evaluate(colour) != DARK
