@@ -30,14 +30,16 @@ class Images:
         return height if height == width else (height, width)
 
     def checked(self, source: str, num_classes: int) -> "Images":
-        """The same in one piece of memory, as torch wants it: turning BGR to RGB by a slice, say, leaves it in none.
+        """These, seen to be what they are to be, and in one piece of memory each, as torch wants it.
+
+        Turning BGR to RGB by a slice, say, leaves pixels in none.
 
         Args:
             source: Where they are from, for messages.
             num_classes: How many classes there are.
 
         Raises:
-            UserError: They are not as announced; a network would learn from something else than is meant.
+            UserError: They are something else.
         """
         pixels, labels = self.pixels, self.labels
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:

@@ -43,10 +43,8 @@ class WorkerExecutor(Dataset[tuple[Tensor, Tensor]]):
     @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the images in a batch, as the first image comes out."""
-        if self.augment is None:
-            return self.images.shape[1], self.images.shape[2]
-        height, width, _ = self._augmented(self.images[0], np.uint64(0), 0, 0).shape
-        return height, width
+        image = self.images[0] if self.augment is None else self._augmented(self.images[0], np.uint64(0), 0, 0)
+        return image.shape[0], image.shape[1]
 
     def __getitem__(self, key: BatchKey) -> tuple[Tensor, Tensor]:
         """A batch: images (n, H, W, 3), uint8 unless a transform makes floats of them, and labels int64 (n,)."""
