@@ -238,21 +238,24 @@ def test_a_run_ends_inside_an_epoch_whatever_its_callbacks_keep(tmp_path: Path) 
     assert (content["global_step"], content["callbacks"]["KeepsMoreThanData"]) == (4, {"here": Path()})
 
 
+def never_content(optimizer: Optimizer, steps: int) -> Plateau:
+    """Takes every epoch for a worse one."""
+    plateau = Plateau(optimizer, steps, factor=0.5, patience=0)
+    plateau.mode = "max"  # and nothing is above the infinity that it begins with
+    return plateau
+
+
 @pytest.mark.parametrize("behind_validation", [False, True])
 def test_a_plateau_is_told_of_every_epoch_also_of_that_behind_which_the_run_stopped(
     tmp_path: Path, behind_validation: bool
 ) -> None:
-    def falling(optimizer: Optimizer, steps: int) -> Plateau:
-        # The loss is to rise, which it does not.
-        return Plateau(optimizer, steps, mode="max", factor=0.5, patience=0)
-
     keep = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=not behind_validation)
-    whole = fit(tmp_path, max_epochs=4, schedule=falling, callbacks=[keep])
+    whole = fit(tmp_path, max_epochs=4, schedule=never_content, callbacks=[keep])
     epochs = [tmp_path / f"epoch={epoch}.ckpt" for epoch in range(4)]
     rates = {torch.load(epoch, weights_only=True)["optimizer_states"][0]["param_groups"][0]["lr"] for epoch in epochs}
     assert len(rates) > 1
     for epoch in epochs[:3]:
-        resumed = fit(tmp_path, max_epochs=4, schedule=falling, ckpt_path=epoch, enable_checkpointing=False)
+        resumed = fit(tmp_path, max_epochs=4, schedule=never_content, ckpt_path=epoch, enable_checkpointing=False)
         assert_equal(whole, resumed)
 
 
@@ -271,18 +274,14 @@ def test_a_schedule_by_epochs_goes_on_behind_a_validation(tmp_path: Path, option
 
 
 def test_a_plateau_waits_for_the_epochs_that_are_validated(tmp_path: Path) -> None:
-    def counting(optimizer: Optimizer, steps: int) -> Plateau:
-        # The loss is to rise, which it does not.
-        return Plateau(optimizer, steps, mode="max", factor=0.5, patience=0)
-
     keep = ModelCheckpoint(tmp_path, "end", save_on_train_epoch_end=True)
-    fit(tmp_path, max_epochs=6, schedule=counting, check_val_every_n_epoch=2, callbacks=[keep])
+    fit(tmp_path, max_epochs=6, schedule=never_content, check_val_every_n_epoch=2, callbacks=[keep])
     (state,) = torch.load(tmp_path / "end.ckpt", weights_only=True)["lr_schedulers"]
     assert state["last_epoch"] == 3
     nevers: list[dict[str, Any]] = [{"limit_val_batches": 0}, {"check_val_every_n_epoch": 3}]
     for never in nevers:
         with pytest.raises(UserError, match="Plateau monitors 'val/loss', which nothing logs"):
-            fit(tmp_path, schedule=counting, enable_checkpointing=False, **never)
+            fit(tmp_path, schedule=never_content, enable_checkpointing=False, **never)
 
 
 def test_what_a_checkpoint_brought_along_is_nothing_to_a_run_afresh(tmp_path: Path) -> None:

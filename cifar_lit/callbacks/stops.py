@@ -81,8 +81,7 @@ class Stops(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens, where there was no check before training; says so where epochs end before the steps asked for."""
-        steps = trainer.estimated_stepping_batches
-        if 0 <= steps < trainer.max_steps:
+        if trainer.max_steps > 0 and 0 <= (steps := trainer.estimated_stepping_batches) < trainer.max_steps:
             say(
                 f"The run ends behind epoch {trainer.max_epochs}, which is step {steps:,.0f}, and not behind step "
                 f"{trainer.max_steps:,}: --trainer.max_epochs=-1 leaves the end to max_steps."

@@ -167,8 +167,9 @@ def test_the_second_signal_is_taken_at_its_word() -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     try:
-        stops.on_fit_start(Trainer(logger=False, enable_checkpointing=False), None)  # type: ignore[arg-type]
-        stops.on_train_start(None, None)  # type: ignore[arg-type]
+        trainer = Trainer(logger=False, enable_checkpointing=False)
+        stops.on_fit_start(trainer, None)  # type: ignore[arg-type]
+        stops.on_train_start(trainer, None)  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGINT)
         assert seen == []
         os.kill(os.getpid(), signal.SIGINT)
