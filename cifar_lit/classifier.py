@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_lit.errors import UserError
 from cifar_lit.optimizers import NesterovSGD, begin_momentum
-from cifar_lit.plain import keep_plain
+from cifar_lit.plain import with_plain_numbers
 from cifar_lit.ranks import several_ranks, share_of_ranks
 from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
@@ -73,7 +73,11 @@ class Classifier(ResumableModule):
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing is {label_smoothing}: give a number from 0 up to, but not, 1.")
         self.save_hyperparameters(ignore=["net"])
-        keep_plain(self.hparams)
+        for name, value in [*self.hparams.items()]:
+            self.hparams[name] = with_plain_numbers(value)
+            # The command line leaves plain data; a function or a class of Python would make the checkpoint a pickle.
+            if callable(value):
+                del self.hparams[name]
         # Convolutions run fastest on this layout, on CPUs in bfloat16 as on GPUs.
         self.net: Any = net.to(memory_format=torch.channels_last)
         # A function, not a module: names of weights stay, and hooks on layers (Grad-CAM) see the network itself.

@@ -48,8 +48,8 @@ RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
 PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusion": ConfusionPanel}
 # Of the trainer: a whole number counts batches, a fraction is a share of them.
-COUNT_OR_SHARE = {f"trainer.limit_{split}_batches": int | float for split in ("train", "val", "test", "predict")}
-COUNT_OR_SHARE |= {"trainer.overfit_batches": int | float, "trainer.val_check_interval": int | float | str}
+COUNT_OR_SHARE = {f"trainer.limit_{split}_batches" for split in ("train", "val", "test", "predict")}
+COUNT_OR_SHARE |= {"trainer.overfit_batches", "trainer.val_check_interval"}
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
 
@@ -107,7 +107,7 @@ class CifarCLI(LightningCLI):
             if action.dest in COUNT_OR_SHARE:
                 # typing takes Union[int, float] for the Union[float, int] that another library made before, and so 1
                 # would be read as 1.0: all of the batches.
-                action._typehint = COUNT_OR_SHARE[action.dest] | None  # type: ignore[attr-defined]
+                action._typehint = int | float | None  # type: ignore[attr-defined]
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     @property

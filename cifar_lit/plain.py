@@ -6,18 +6,27 @@ from typing import Any
 import numpy as np
 
 
+def with_plain_numbers(value: Any) -> Any:
+    """A setting, with Python's numbers in the place of NumPy's, such as those of a sweep."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(map(with_plain_numbers, value))
+    if type(value) is dict:
+        return {key: with_plain_numbers(part) for key, part in value.items()}
+    return value
+
+
 def keep_plain(settings: MutableMapping[str, Any]) -> None:
-    """Leaves out of settings what is not plain, and makes Python's numbers of NumPy's, such as those of a sweep."""
+    """Leaves out of settings what is not plain."""
     for name, value in [*settings.items()]:
-        value = value.item() if isinstance(value, np.generic) else value
-        if _is_plain(value):
-            settings[name] = value
-        else:
+        settings[name] = with_plain_numbers(value)
+        if not _is_plain(settings[name]):
             del settings[name]
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is made of numbers, text, lists and dictionaries only, and not of kinds of their own."""
+    """Whether a setting is made of numbers, text, lists and dictionaries only, and not of kinds of their own."""
     if isinstance(value, dict):
         return all(_is_plain(part) for item in value.items() for part in item)
     if type(value) in (list, tuple):

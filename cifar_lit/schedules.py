@@ -173,7 +173,7 @@ class Plateau(ReduceLROnPlateau):
         patience: int = 10,
         min_lr: float = 0.0,
     ) -> None:
-        mode = mode_of(monitor, mode, "Plateau")
+        mode = mode_of(monitor, mode, "Plateau", otherwise="min")
         super().__init__(optimizer, mode=mode, factor=factor, patience=patience, min_lr=min_lr)
         self.monitor = monitor
         self.first_rates = [group["lr"] for group in optimizer.param_groups]
@@ -188,7 +188,10 @@ class Plateau(ReduceLROnPlateau):
         """
         state = states[0] if states else {}
         if state.get("first_rates") == self.first_rates:
-            for name in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch", "_last_lr"):
+            # The best of another metric, or its worst, is none.
+            same = (state["monitor"], state["mode"]) == (self.monitor, self.mode)
+            judged = ("best", "num_bad_epochs", "cooldown_counter") if same else ()
+            for name in (*judged, "last_epoch", "_last_lr"):
                 setattr(self, name, state[name])
             for group, resumed_group in zip(fresh.param_groups, resumed.param_groups, strict=True):
                 group["lr"] = resumed_group["lr"]

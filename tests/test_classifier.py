@@ -279,7 +279,7 @@ def test_checkpoint_of_a_model_made_in_python_loads_as_data(tmp_path: Path) -> N
 
 
 class Chooses(Pixels):
-    def __init__(self, activation: Any = nn.GELU, **kwargs: Any) -> None:
+    def __init__(self, activation: Any = nn.GELU, rates: Any = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.activation = activation
 
@@ -287,11 +287,12 @@ class Chooses(Pixels):
 def test_what_a_sweep_gives_becomes_a_number_and_no_object_is_kept(tmp_path: Path) -> None:
     data = DigitsDataModule(val_size=np.linspace(0.2, 0.4, 3)[1], batch_size=np.int64(64))
     run = trainer(tmp_path, max_steps=1, limit_val_batches=0)
-    run.fit(Chooses(label_smoothing=np.float64(0.1), tta="flip"), data)
+    run.fit(Chooses(label_smoothing=np.float64(0.1), rates=[np.float64(0.5), 1], tta="flip"), data)
     run.save_checkpoint(tmp_path / "model.ckpt")
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
     assert "activation" not in content["hyper_parameters"]
     assert content["hyper_parameters"]["label_smoothing"] == 0.1
+    assert content["hyper_parameters"]["rates"] == [0.5, 1]
     assert content["datamodule_hyper_parameters"]["batch_size"] == 64
     assert content["datamodule_hyper_parameters"]["val_size"] == pytest.approx(0.3)
 

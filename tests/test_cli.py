@@ -319,9 +319,18 @@ def test_the_end_is_told_of_where_epochs_come_before_steps(capsys: pytest.Captur
     assert words in capsys.readouterr().out
 
 
-def test_validation_may_go_by_the_clock() -> None:
-    run = fit("--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.val_check_interval=00:00:00:00")
-    assert len(scalars(run / "val")["accuracy"]) == 3
+def test_a_run_that_kept_its_worst_can_be_looked_at_and_goes_on_with_the_best(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = fit("--checkpoint.monitor=val/loss")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["checkpoint"]["mode"] is None
+    config["checkpoint"]["mode"] = "max"  # as it was before modes went by names
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    main(["test"])
+    main(["summary", "--ckpt_path=best"])
+    words = failure(capsys, "fit", f"--config={run / 'config.yaml'}")
+    assert "checkpoint.mode is max, and val/loss is best at its min: give min, or no mode." in words
 
 
 def test_an_evaluation_stands_at_the_step_of_its_checkpoint() -> None:

@@ -28,8 +28,8 @@ class BestCheckpoint(ModelCheckpoint):
         **kwargs: Those of ModelCheckpoint.
 
     Raises:
-        UserError: The minutes are not positive, the mode would keep the worst, or the best by validation is to be kept
-            between validations.
+        UserError: The minutes are not positive, or the best by validation is to be kept between validations; at the
+            start of a fit, the mode would keep the worst.
     """
 
     _warned = False
@@ -46,10 +46,16 @@ class BestCheckpoint(ModelCheckpoint):
         if monitor.startswith("train/") and kwargs.get("save_on_train_epoch_end") is None:
             # Where the epoch is not validated it is logged all the same, and by validation it is not logged yet.
             kwargs["save_on_train_epoch_end"] = True
-        super().__init__(mode=mode_of(monitor, mode, "checkpoint"), **kwargs)
+        super().__init__(mode=mode or mode_of(monitor, None, "checkpoint", otherwise="max"), **kwargs)
         if every_n_minutes is not None and every_n_minutes <= 0:
             raise UserError(f"checkpoint.every_n_minutes is {every_n_minutes}: give a number above 0.")
         self.every_n_minutes = every_n_minutes
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses what would keep the worst; a run that did so can be evaluated all the same."""
+        if stage == "fit":
+            mode_of(self.monitor or "", self.mode, "checkpoint", otherwise="max")  # type: ignore[arg-type]
+        super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the best so far, also where the run's folder has moved or is now written in another way."""

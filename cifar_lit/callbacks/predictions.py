@@ -52,13 +52,13 @@ class PredictionTable(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gathers the rows of all ranks and writes them in the order of the images."""
         rows: list[Row] = [row for share in of_all_ranks(self._rows) for row in share]
-        if not trainer.is_global_zero or not rows:
-            return
         lost = sum(any(map(math.isnan, probabilities)) for *_, probabilities in rows)
         if lost:
             raise UserError(
                 f"The network's output for {lost:,} of {len(rows):,} images is no number: training diverged."
             )
+        if not trainer.is_global_zero or not rows:
+            return
         classes = getattr(getattr(trainer, "datamodule", None), "class_names", None) or range(len(rows[0][2]))
         classes = [printable(str(name)) for name in classes]
         files = getattr(getattr(trainer, "datamodule", None), "test_files", None)

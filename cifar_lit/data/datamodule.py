@@ -64,7 +64,7 @@ class ImageDataModule(LightningDataModule):
             minimum = 1 if name == "batch_size" else 0
             if value is not None and value < minimum:
                 raise UserError(f"{name} is {value}: give a whole number of at least {minimum}.")
-        # The run's page and its checkpoints show these.
+        # The run's page and its checkpoints show these. Objects given in Python would make a checkpoint a pickle.
         self.save_hyperparameters(logger=False)
         keep_plain(self.hparams)
         if any(type(transform).__name__.startswith("ToTensor") for transform in transforms or ()):
@@ -97,7 +97,7 @@ class ImageDataModule(LightningDataModule):
     def load(self, split: Literal["train", "test"]) -> Images:
         """All images of a split. Called after `prepare_data`, once a process."""
 
-    #: Side of the images in pixels, or height and width. `summary` asks before they are loaded, which tells, too.
+    #: Side of the images in pixels, or height and width: for `summary`, which asks before they are loaded.
     image_size: Any = 32
 
     @property
@@ -117,8 +117,6 @@ class ImageDataModule(LightningDataModule):
         if self.test_images is not None:
             return
         train, self.test_images = self._checked("train"), self._checked("test")
-        # A subclass need not say it. Checkpoints do, by which one's own pictures are cut.
-        self.image_size = train.size
         if self.val_size == 0:
             self.train_images, self.val_images = train, self.test_images
             validates = self.trainer is None or self.trainer.limit_val_batches != 0
@@ -144,8 +142,8 @@ class ImageDataModule(LightningDataModule):
             UserError: They were of other classes.
         """
         self._learnt = learnt
-        if self._own_statistics is not None:
-            self._statistics = learnt_statistics(learnt, self._own_statistics, self.class_names, self.image_size)
+        if self._own_statistics is not None and self.test_images is not None:
+            self._statistics = learnt_statistics(learnt, self._own_statistics, self.class_names, self.test_images.size)
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled, augmented, sharded and resumable."""
@@ -235,10 +233,10 @@ class ImageDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data: class names, normalisation, and how far the epoch has come."""
-        if self._statistics is None:
+        if self._statistics is None or self.test_images is None:
             return {}
         mean, std = self._statistics
-        kept = {"class_names": list(self.class_names), "image_size": self.image_size}
+        kept = {"class_names": list(self.class_names), "image_size": self.test_images.size}
         state: dict[str, Any] = {**kept, "mean": mean.cpu(), "std": std.cpu()}
         return state if self._train_loader is None else {**state, "train_loader": self._train_loader.state_dict()}
 

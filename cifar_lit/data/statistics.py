@@ -72,7 +72,7 @@ def learnt_statistics(
     """
     same_classes(learnt.get("class_names", class_names), class_names, "The checkpoint")
     if (size := learnt.get("image_size", image_size)) != image_size:
-        say(f"The checkpoint learnt from images of {size} pixels a side, and these have {image_size}.")
+        say(f"The checkpoint says that it learnt from images of {size} pixels a side, and these have {image_size}.")
     mean, std = learnt.get("mean", own[0]), learnt.get("std", own[1])
     # Each way to normalise has a shape of its own.
     return (mean, std) if (mean.shape, std.shape) == (own[0].shape, own[1].shape) else own

@@ -296,7 +296,6 @@ def test_a_teacher_whose_list_of_transforms_normalised(tmp_path: Path) -> None:
         ({"mean": 40.0}, "had another mean or deviation"),
         ({"std": 40.0}, "had another mean or deviation"),
         ({"mean": torch.zeros(3, 32, 32)}, "had another mean or deviation"),
-        ({"image_size": 64}, "had 64 pixels a side, and these have 32"),
         ({"class_names": [*"0123456798"]}, "has learnt other classes than those of the data (9 where they have 8)"),
     ],
 )
@@ -357,3 +356,14 @@ def test_scores_are_of_the_loss_that_was_trained_on(tmp_path: Path) -> None:
         losses[weight] = student.training_step(batch, 0).item()
         assert float(student.train_scores.named()["loss"].compute()) == pytest.approx(losses[weight])
     assert not np.isclose(losses[0.0], losses[1.0])
+
+
+def test_a_teacher_of_images_of_another_size_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = DigitsDataModule()
+    data.setup()
+    path = a_teacher(tmp_path / "teacher.ckpt")
+    torch.save(
+        {**torch.load(path, weights_only=True), "DigitsDataModule": {**data.state_dict(), "image_size": 64}}, path
+    )
+    started(Distillation(path), data=data)
+    assert "its images had 64 pixels a side, and these have 32" in capsys.readouterr().out
