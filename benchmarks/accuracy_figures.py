@@ -46,12 +46,12 @@ def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> st
         return own
     # On the same images, if there is a result of the student that tells.
     results = results_of(teacher, repository, results[0]["data"] if results else None)
-    teachers = cost(teacher, results, repository) if results else UNKNOWN
+    teachers = cost(teacher, results, repository)
     return f"{own}, after its teacher {teacher}" + (f"'s {teachers}" if teachers != UNKNOWN else "")
 
 
 def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
-    """Median time of `fit`, and on what; about what an epoch timed on a CPU says where every run shared its machine."""
+    """Median time of `fit`, and on what; about what an epoch timed on a CPU says where no run had its machine alone."""
     alone = [result for result in results if result.get("at_once", 1) == 1]
     if alone:
         about, machine = "", alone[-1]["machine"]

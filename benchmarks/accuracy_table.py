@@ -3,7 +3,8 @@
     python -m benchmarks.accuracy_table [--check]
 
 With `--check` it writes nothing, and fails where they say something else. A recipe without a result says "not measured
-yet", unless its header and its row name another file of `results/`; a result of a recipe as it was before is none.
+yet", and what it costs if `benchmarks.epoch_limit` timed an epoch, unless its header and its row name another file of
+`results/`; a result of a recipe as it was before is none.
 What `benchmarks.reference_epochs` measured goes into the headers of reference recipes, beside what was published. A
 second table of the README lays ours beside the published systems, retrained on the same images.
 """
@@ -42,7 +43,8 @@ def with_row(readme: str, recipe: str, cost: str, results: Sequence[dict[str, An
 
     def row(found: re.Match[str]) -> str:
         if not results:
-            return f"{found[1]} {UNKNOWN} | {UNKNOWN} |" if RESULTS.as_posix() in found[2] else found[0]
+            ours = RESULTS.as_posix() in found[2] or UNKNOWN in found[2]
+            return f"{found[1]} {cost} | {UNKNOWN} |" if ours else found[0]
         files = [(RESULTS / result["file"]).as_posix() for result in results]
         links = f"[{seeds(results)}]({files[0]})"
         if len(results) > 1:
@@ -56,7 +58,7 @@ def with_row(readme: str, recipe: str, cost: str, results: Sequence[dict[str, An
 def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, Any]]) -> str:
     """A recipe with a header as measured."""
     files = f"benchmarks/results/accuracy/{recipe.replace('/', '-')}-*.json"
-    if not results and files not in text:
+    if not results and files not in text and f"Accuracy: {UNKNOWN}" not in text:
         return text
     is_reference = recipe.startswith("reference/")
     spent = f", {cost}" if is_reference and cost != UNKNOWN else ""
@@ -156,7 +158,7 @@ def generated(repository: Path) -> dict[Path, str]:
         if file.parent.name == "reference":
             texts[file] = with_first_epochs(texts[file], file.stem, repository)
         results = results_of(recipe, repository)
-        spent = cost(recipe, results, repository) if results else UNKNOWN
+        spent = cost(recipe, results, repository)
         texts[readme] = with_row(texts[readme], recipe, spent, results)
         texts[file] = with_header(texts[file], recipe, spent, results)
     texts[readme] = with_comparison(texts[readme], repository)

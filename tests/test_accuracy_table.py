@@ -39,6 +39,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     (tmp_path / "configs" / "elsewhere.yaml").write_text(elsewhere)
     (tmp_path / "configs" / "reference" / "r9.yaml").write_text("# R9.\n# Measured here: not\n# yet.\ntrainer: {}\n")
     (tmp_path / accuracy_table.FIRST_EPOCHS).write_text('{"recipes": {}}')
+    (tmp_path / accuracy_figures.EPOCHS).write_text('{"recipes": {}}')
     for seed, value in enumerate((91.0, 92.5)):
         file = folder / f"net-jpeg-cpu-seed{seed}.json"
         file.write_text(json.dumps(result("net", seed=seed, accuracy=value, accuracy_flip=value + 1)))
@@ -82,6 +83,25 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     assert {f.relative_to(tmp_path).as_posix(): t for f, t in accuracy_table.generated(tmp_path).items()} == texts
+
+
+def test_a_recipe_that_was_only_timed_says_what_it_costs(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    settings = "trainer: {max_epochs: 50}"
+    (tmp_path / "configs" / "net.yaml").write_text(
+        f"# Net.\n# Cost: not measured yet.\n# Accuracy: not measured yet.\n{settings}\n"
+    )
+    (tmp_path / "README.md").write_text("| `net` | 1 | 50 | not measured yet | not measured yet |\n")
+    timed = {"seconds": 60.0, "machine": {"threads": 2, "gpu": None}, "further_options": [], "settings": settings}
+    (tmp_path / accuracy_figures.EPOCHS).parent.mkdir(parents=True)
+    (tmp_path / accuracy_figures.EPOCHS).write_text(json.dumps({"recipes": {"net": timed}}))
+    for _ in range(2):
+        # A second time nothing changes.
+        for file, text in accuracy_table.generated(tmp_path).items():
+            file.write_text(text)
+        row, header = ((tmp_path / name).read_text() for name in ("README.md", "configs/net.yaml"))
+        assert row == "| `net` | 1 | 50 | about 50 min on 2 CPU cores | not measured yet |\n"
+        assert header == f"# Net.\n# Cost: about 50 min on 2 CPU cores.\n# Accuracy: not measured yet.\n{settings}\n"
 
 
 def test_a_table_lays_ours_beside_the_published_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
