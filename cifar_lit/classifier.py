@@ -18,7 +18,7 @@ from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
 from cifar_lit.scores import Scores
 from cifar_lit.views import VIEWS
-from cifar_lit.weight_decay import Decayed, split_by_decay
+from cifar_lit.weight_decay import Decayed, groups_by_decay
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
 Batch = tuple[Tensor, Tensor]
@@ -46,7 +46,8 @@ class Classifier(ResumableModule):
         weight_decay_on: What the optimizer's weight decay applies to: ``weights`` (of convolutions and linear layers,
             never norms or biases), ``dense`` (these but the kernels of depthwise convolutions), ``convolutions`` (their
             weights alone) or ``all``.
-        l1_penalty: Times the sum of the absolute values of all weights, added to the training loss.
+        l1_penalty: Times the sum of the absolute values of all parameters that are trained, biases and norms with them,
+            added to the training loss.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1). Training loss only.
         tta: Test-time augmentation, reported beside the plain figures: ``flip`` averages the logits of an image and
             of its mirror image, ``multi_view`` also of both moved by a pixel along the diagonal.
@@ -137,7 +138,9 @@ class Classifier(ResumableModule):
             loss = self.taught(images, logits, loss)
         penalty: Tensor | float = 0.0
         if self.l1_penalty:
-            penalty = self.l1_penalty * sum(parameter.abs().sum() for parameter in self.net.parameters())
+            # Of the module: see `parameter_groups`.
+            trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
+            penalty = self.l1_penalty * sum(parameter.abs().sum() for parameter in trained)
         self.train_scores.update((loss + penalty).detach(), logits.detach(), labels)
         if several_ranks() and self.trainer.is_last_batch:
             # The only batch whose shares may differ in size.
@@ -195,9 +198,7 @@ class Classifier(ResumableModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters: those with the optimizer's weight decay, and those without any."""
         # Of the module: a subclass may keep layers beside its network.
-        decayed, free = split_by_decay(self, self.weight_decay_on)
-        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+        return groups_by_decay(self, self.weight_decay_on)
 
     def configure_optimizers(self) -> Any:
         """Lightning's hook: the optimizer, and its schedule told the number of steps."""

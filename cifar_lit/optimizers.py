@@ -11,6 +11,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.sgd import sgd
 
 from cifar_lit.errors import UserError
+from cifar_lit.parameter_kinds import groups_by_kind, is_filters
 from cifar_lit.precision import choose_precision
 
 # Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/: so steep at 0 that few steps lift small singular
@@ -81,11 +82,11 @@ class MuonSGD(Optimizer):
 
     Args:
         params: Parameters, or groups of them, whose own ``lr`` and ``weight_decay`` go before those below.
-        lr: Learning rate of filters: parameters of three dimensions or more.
+        lr: Learning rate of filters: see `cifar_lit.parameter_kinds`.
         momentum: Of filters, in [0, 1).
         steps: Of the iteration that orthogonalises.
-        head_lr: Learning rate of matrices: two dimensions.
-        bias_lr: Learning rate of biases and the scales of norms: one dimension.
+        head_lr: Learning rate of matrices.
+        bias_lr: Learning rate of biases, scales and norms.
         sgd_momentum: Of matrices and biases, in [0, 1).
         weight_decay: Of matrices and biases, not multiplied by their peak learning rate: a rate can be changed alone.
 
@@ -108,7 +109,7 @@ class MuonSGD(Optimizer):
         _check_momentum(momentum=momentum, sgd_momentum=sgd_momentum)
         rest = {"momentum": sgd_momentum, "weight_decay": weight_decay}
         filters = {"lr": lr, "momentum": momentum, "weight_decay": 0.0}
-        groups = _groups_by_dimensions(params, {**rest, "lr": bias_lr}, {**rest, "lr": head_lr}, filters)
+        groups = groups_by_kind(params, {**rest, "lr": bias_lr}, {**rest, "lr": head_lr}, filters)
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "steps": steps})
 
     @torch.no_grad()
@@ -127,11 +128,11 @@ class MuonSGD(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            self._update_others([parameter for parameter in parameters if parameter.ndim <= 2], group)
+            others: list[Tensor] = []
             filters: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in parameters:
-                if parameter.ndim > 2:
-                    filters[parameter.shape].append(parameter)
+                (filters[parameter.shape] if is_filters(parameter, group) else others).append(parameter)
+            self._update_others(others, group)
             for alike in filters.values():
                 self._update_filters(alike, group)
         return loss
@@ -183,7 +184,8 @@ class DecoupledSGD(SGD):
         lr: Learning rate for batches of 1,024; for others in proportion.
         momentum: In [0, 1).
         weight_decay: Not multiplied by the peak learning rate, for batches of 1,024; for others in proportion.
-        bias_scaler: What the learning rate of biases and the scales of norms is multiplied by.
+        bias_scaler: What the learning rate of biases, scales and norms is multiplied by. `SpeedNet`'s whitening bias is
+            one of them, which has the rate of weights in listing 4.
 
     Raises:
         UserError: An argument is out of its range.
@@ -203,39 +205,8 @@ class DecoupledSGD(SGD):
         unit = 1 + 1 / (1 - momentum)
         weights = {"lr": lr, "weight_decay": weight_decay}
         biases = {**weights, "lr": lr * bias_scaler}
-        groups = _groups_by_dimensions(params, biases, weights, weights, unit)
+        groups = groups_by_kind(params, biases, weights, weights, unit)
         super().__init__(groups, lr=lr / unit, momentum=momentum, nesterov=momentum > 0, fused=True)
-
-
-def _groups_by_dimensions(
-    params: Iterable[Any],
-    biases: dict[str, float],
-    matrices: dict[str, float],
-    filters: dict[str, float],
-    unit: float = 1,
-) -> list[dict[str, Any]]:
-    """Splits each group into its biases, its matrices and its filters, with the settings of each.
-
-    Args:
-        params: Parameters, or groups of them with settings of their own.
-        biases: Settings of those of one dimension, with ``lr`` and, not multiplied by it, ``weight_decay``.
-        matrices: Of those of two.
-        filters: Of those of more.
-        unit: What rate and decay are divided by.
-    """
-    given = list(params)
-    groups = []
-    for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
-        split: tuple[list[Tensor], ...] = ([], [], [])
-        for parameter in group["params"]:
-            split[min(max(parameter.ndim, 1), 3) - 1].append(parameter)
-        for settings, members in zip((biases, matrices, filters), split, strict=True):
-            merged = {**settings, **group, "params": members}
-            # torch multiplies the decay by the rate.
-            decay = merged["weight_decay"] / merged["lr"] if merged["lr"] else 0.0
-            merged |= {"lr": merged["lr"] / unit, "weight_decay": decay}
-            groups += [merged] if members else []
-    return groups
 
 
 def _check(**settings: float) -> None:

@@ -152,6 +152,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def epochs_in(content: Mapping[str, Any]) -> int | None:
+    """Epochs that a checkpoint's network has seen, the one under way with them; None where it does not say."""
+    with contextlib.suppress(KeyError):
+        # Behind the end of `fit` Lightning's count is of the next one.
+        return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"])
+    return content["epoch"] + 1 if "epoch" in content else None
+
+
 def data_in(content: Mapping[str, Any]) -> dict[str, Any] | None:
     """What a checkpoint's content keeps of its data: ``class_names``, ``mean`` and ``std``; None if it keeps none."""
     keys = {"class_names", "mean", "std"}

@@ -117,17 +117,24 @@ class StepTable(_ByEpoch):
     """The rates of a table, whatever the optimizer's own.
 
     Args:
-        optimizer: Its learning rate is replaced.
+        optimizer: Its learning rate, one for all parameters, is replaced.
         total_steps: Steps in the run; not needed.
-        rates: From which epoch (counted from 1) which learning rate holds; must name epoch 1.
+        rates: From which epoch (counted from 1) which learning rate holds; must name epoch 1, by more than 0.
 
     Raises:
-        UserError: The table does not say what the first epoch's rate is.
+        UserError: The table does not say what the first epoch's rate is, or the optimizer has several rates.
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, rates: dict[int, float]) -> None:
         if 1 not in rates:
             raise UserError("StepTable's rates do not name epoch 1: give the rate to begin with.")
+        if not rates[1] > 0:
+            raise UserError(f"StepTable's rate of epoch 1 is {rates[1]}: give a number above 0.")
+        if len({group["lr"] for group in optimizer.param_groups}) > 1:
+            raise UserError(
+                f"StepTable has one rate for all parameters, and {type(optimizer).__name__} has several: give "
+                "InverseTime with decay: 0 and drops, which multiplies each."
+            )
         for group in optimizer.param_groups:
             group["lr"] = rates[1]
         super().__init__(optimizer, lambda epoch: _in_force(rates, epoch) / rates[1])

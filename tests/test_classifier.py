@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, IterableDataset
@@ -126,6 +126,39 @@ def test_decay_on_dense_weights_leaves_depthwise_kernels() -> None:
     grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3, groups=2))
     assert [len(part) for part in split_by_decay(grey, "dense")] == [2, 4]
     assert [len(part) for part in split_by_decay(grey, "weights")] == [3, 3]
+
+
+def test_norms_over_maps_scales_and_wide_biases_do_not_decay() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.bias = nn.Parameter(torch.ones(4, 1, 1)), nn.Parameter(torch.zeros(4, 8, 8))
+            self.positions, self.to_one = nn.Parameter(torch.ones(1, 16, 4)), nn.Linear(4, 1, bias=False)
+            self.norm = nn.LayerNorm((4, 8, 8))
+
+    net = Odd()
+    for on in ("weights", "dense"):
+        decayed, free = split_by_decay(net, on)
+        assert {id(p) for p in decayed} == {id(net.positions), id(net.to_one.weight)}
+        assert len(free) == 4
+    assert len(split_by_decay(net, "all")[0]) == 6
+
+
+def test_the_l1_penalty_is_of_all_that_is_trained() -> None:
+    class Beside(Classifier):
+        def __init__(self, l1_penalty: float) -> None:
+            super().__init__(net=nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), l1_penalty=l1_penalty)
+            self.extra, self.frozen = nn.Linear(10, 10), nn.Parameter(torch.ones(3), requires_grad=False)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.extra(self.net(images))
+            return logits
+
+    model, batch = Beside(0.5), (torch.ones(2, 3, 2, 2), torch.tensor([0, 1]))
+    with_penalty = model.training_step(batch, 0)
+    model.l1_penalty = 0.0
+    absolute = sum(p.abs().sum() for layer in (model.net, model.extra) for p in layer.parameters())
+    torch.testing.assert_close(with_penalty - model.training_step(batch, 0), 0.5 * absolute)
 
 
 def test_shared_and_further_layers_are_in_the_groups_once() -> None:

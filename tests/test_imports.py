@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "logger": {"files", "runs"},
     "scores": set(),
     "views": set(),
-    "optimizers": {"errors", "precision"},
-    "weight_decay": {"errors"},
+    "parameter_kinds": set(),
+    "optimizers": {"errors", "parameter_kinds", "precision"},
+    "weight_decay": {"errors", "parameter_kinds"},
     "scheduling": {"errors"},
     "resuming": {"errors", "ranks", "schedules", "scores"},
     "classifier": {

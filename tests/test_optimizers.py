@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from cifar_lit import optimizers
-from cifar_lit.classifier import OptimizerCallable
+from cifar_lit.classifier import Classifier, OptimizerCallable
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.models import ResNetV1, SpeedNet
@@ -145,6 +145,33 @@ def test_the_speed_network_works_with_any_optimizer(optimizer: Any) -> None:
     steps.step()
     moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
     assert moved == [p.requires_grad for p in model.parameters()]
+
+
+def test_scales_norms_and_embeddings_are_no_filters() -> None:
+    class Scaled(Classifier):
+        def __init__(self) -> None:
+            super().__init__(net=nn.Sequential(nn.Conv2d(3, 4, 3), nn.LayerNorm((4, 8, 8)), nn.Conv2d(4, 1, 3)))
+            self.scale = nn.Parameter(1e-4 * torch.ones(4, 1, 1))
+            self.of_all = nn.Parameter(1e-4 * torch.ones(1, 4, 1, 1))
+            self.positions = nn.Parameter(1e-4 * torch.ones(1, 16, 8))
+
+    model = Scaled()
+    found = rates(MuonSGD(model.parameter_groups(), lr=0.2, head_lr=0.5, bias_lr=4.0, weight_decay=0.01))
+    first, norm, single = model.net
+    assert found[id(first.weight)] == (0.2, 0.0)
+    for bias in (first.bias, norm.weight, norm.bias, single.bias, model.scale, model.of_all):
+        assert found[id(bias)] == (4.0, 0.0)
+    # One row, whose norm a filter's update would set.
+    for matrix in (single.weight, model.positions):
+        assert found[id(matrix)] == (0.5, 0.01 / 0.5)
+    steps = MuonSGD(model.parameter_groups(), lr=1e-9, head_lr=1e-9, bias_lr=1e-9)
+    before = [parameter.clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    steps.step()
+    for parameter, old in zip(model.parameters(), before, strict=True):
+        if parameter is not first.weight:
+            torch.testing.assert_close(parameter, old, rtol=0, atol=1e-7)
 
 
 def test_a_groups_own_settings_come_first() -> None:

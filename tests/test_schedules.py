@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -105,6 +106,20 @@ def test_step_table_has_rates_of_its_own() -> None:
 def test_step_table_wants_a_first_epoch() -> None:
     with pytest.raises(UserError, match="epoch 1"):
         rates(lambda o: StepTable(o, 0, {2: 0.1}), lr=1.0, count=1)
+
+
+def test_step_table_wants_a_rate_above_zero_and_one_for_all() -> None:
+    with pytest.raises(UserError, match="epoch 1 is 0"):
+        rates(lambda o: StepTable(o, 0, {1: 0.0, 2: 0.1}), lr=1.0, count=1)
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (0.1, 0.5)]
+    with pytest.raises(UserError, match="SGD has several: give InverseTime"):
+        StepTable(SGD(groups), 0, {1: 0.1})
+    # What it names instead keeps their ratio.
+    optimizer = SGD(groups)
+    schedule = InverseTime(optimizer, 0, decay=0, drops={2: 0.1})
+    optimizer.step()
+    schedule.step()
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.05])
 
 
 @pytest.mark.parametrize(

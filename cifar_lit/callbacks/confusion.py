@@ -46,7 +46,8 @@ class ConfusionPanel(Panel):
                 curves = {}
                 for score in self._scores(evaluated):
                     for measure in ("precision", "recall", "f1"):
-                        curves[f"{evaluated.split}/per_class_{measure}/{score.name}"] = getattr(score, measure)
+                        # A curve has a point every epoch, also where the share would be of nothing.
+                        curves[f"{evaluated.split}/per_class_{measure}/{score.name}"] = getattr(score, measure) or 0.0
                 logger = tensorboard_of(trainer)
                 assert logger is not None
                 logger.log_metrics(curves, evaluated.step)
@@ -68,5 +69,6 @@ def table(scores: Sequence[ClassScore]) -> str:
     rows = ["| class | precision | recall | F1 | support |", "| --- | ---: | ---: | ---: | ---: |"]
     for s in scores:
         name = s.name.replace("|", "\\|")
-        rows.append(f"| {name} | {s.precision:.1%} | {s.recall:.1%} | {s.f1:.1%} | {s.support:,} |")
+        shares = ("–" if share is None else f"{share:.1%}" for share in (s.precision, s.recall, s.f1))
+        rows.append(f"| {name} | {' | '.join(shares)} | {s.support:,} |")
     return "\n".join(rows)

@@ -15,7 +15,7 @@ from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import write_atomically
 from cifar_lit.identity import same_classes, sha256_of
-from cifar_lit.runs import LAST, LOGS, checkpoints, data_in, load_checkpoint, scaling_in
+from cifar_lit.runs import LAST, LOGS, checkpoints, data_in, epochs_in, load_checkpoint, scaling_in
 
 # A checkpoint chooses among these alone: to name anything else would import it, and so execute what is in it.
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
@@ -78,7 +78,7 @@ class Distillation(Callback):
         self._teacher = self._built(content, pl_module)
         self._compare(content.get("datamodule_hyper_parameters", {}), trainer)
         self._compare_data(content, trainer)
-        epochs = f" after {content['epoch'] + 1} epochs" if "epoch" in content else ""
+        epochs = f" after {count} epochs" if (count := epochs_in(content)) is not None else ""
         say(f"Teacher: {type(self._teacher).__name__} of {self.path}{epochs}")
         self._teacher.to(device=pl_module.device, dtype=pl_module.dtype)
         pl_module.taught = self.loss

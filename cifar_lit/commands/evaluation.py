@@ -16,7 +16,7 @@ from cifar_lit.errors import UserError
 from cifar_lit.explain.network import network_of
 from cifar_lit.explain.scoring import Predictions
 from cifar_lit.identity import fingerprint
-from cifar_lit.runs import load_checkpoint
+from cifar_lit.runs import epochs_in, load_checkpoint
 
 
 @runtime_checkable
@@ -185,7 +185,7 @@ def gather_provenance(
         "test data SHA-256": evaluated or test.get("sha256"),
         **others,
         "seed": start.get("seed"),
-        "epoch": content["epoch"] + 1 if "epoch" in content else None,
+        "epoch": epochs_in(content),
         "step": content.get("global_step"),
         "command": start.get("command"),
         "started": start.get("started"),

@@ -72,8 +72,8 @@ def explain(
 
     ``report.html`` has everything in one file. ``predictions.csv`` has a row an image: true and predicted class, loss,
     and the probability of every class; ``metrics.json`` accuracy, loss, calibration error, mean confidence, precision,
-    recall and F1 of every class, the confusion matrix, and where they come from. Beside them the figures as PNG.
-    Learning curves are those of the run's folder, where the checkpoint stands in one.
+    recall and F1 of every class (null where they are shares of nothing), the confusion matrix, and where they come
+    from. The figures are PNG. Learning curves are those of the run's folder, where the checkpoint stands in one.
 
     Images are predicted by the trainer as `Trainer.test` does it, so that the figures are the same to the digit;
     Grad-CAM computes in float32, on the CPU.

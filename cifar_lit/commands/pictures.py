@@ -118,12 +118,13 @@ def predict_pictures(
         images = normalize(torch.from_numpy(pixels))
         # Compiling is for training: here it would take longer than the pictures.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
-            probabilities = model(images).float().softmax(dim=1).numpy()
+            logits = model(images).float()
+            probabilities = logits.softmax(dim=1).numpy()
         if np.isnan(probabilities).any():
             lost = [file for file, of_file in zip(batch, probabilities, strict=True) if np.isnan(of_file).any()]
             raise UserError(f"The network's output for {_counted(lost, folder)} is no number: training diverged.")
-        # Of equal probabilities the first class, as everywhere.
-        ranked = np.argsort(-probabilities, axis=1, kind="stable")
+        # Of equal logits the first class, as everywhere. Probabilities may all be 0 behind the first.
+        ranked = np.argsort(-logits.numpy(), axis=1, kind="stable")
         rows += [
             _row(file.relative_to(folder), of_file, order, class_names)
             for file, of_file, order in zip(batch, probabilities, ranked, strict=True)

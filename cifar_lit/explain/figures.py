@@ -170,8 +170,8 @@ def class_scores_figure(scores: Sequence[ClassScore]) -> Figure:
             _text(figure, rights[3], y + ROW / 2, f"{score.support:,}", ha="right", va="center")
             for right, share in zip(rights, (score.precision, score.recall, score.f1), strict=False):
                 start = right - COLUMN + 12
-                pixels[y + 2 : y + ROW - 2, start : start + round(share * (COLUMN - 10))] = bar
-                _text(figure, right, y + ROW / 2, f"{share:.1%}", ha="right", va="center")
+                pixels[y + 2 : y + ROW - 2, start : start + round((share or 0) * (COLUMN - 10))] = bar
+                _text(figure, right, y + ROW / 2, "–" if share is None else f"{share:.1%}", ha="right", va="center")
     figure.figimage(pixels, origin="upper")
     return figure
 

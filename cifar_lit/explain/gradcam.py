@@ -65,7 +65,7 @@ def class_activation_maps(
 
     Args:
         net: Maps images to logits (N, num_classes).
-        layer: Part of ``net`` that puts out a feature map (N, C, h, w).
+        layer: Part of ``net`` that puts out a feature map (N, C, h, w); of one that is used several times the last.
         images: Normalised, float (N, 3, H, W), on any device.
         classes: The class to explain for each image, int64 (N,).
         method: One of `METHODS` or `OTHER_METHODS`.
@@ -100,6 +100,9 @@ def class_activation_maps(
         layer.register_forward_hook(_check if method in ("FullGrad", "ShapleyCAM") else _start_gradient)
         with redirect_stdout(StringIO()):  # FullGrad says that it needs no layer
             cam = cam_kinds.kind_of(method)(net, [layer])  # puts the copy in evaluation mode
+        if method not in ("FullGrad", "ShapleyCAM"):  # these keep maps and gradients in an order of their own
+            # FinerCAM wraps another.
+            _keep_the_last(layer, getattr(cam, "base_cam", cam).activations_and_grads)
         layer.register_forward_hook(_shield)
         maps = np.zeros((len(images), *images.shape[2:]), np.float32)
         at_32 = CHUNK if method in METHODS else OTHER_CHUNK
@@ -207,9 +210,13 @@ def _check(layer: nn.Module, args: Any, output: Any) -> None:
 def _start_gradient(layer: nn.Module, args: Any, output: Any) -> Tensor:
     """Forward hook: lets the graph begin at the feature map, since nobody asks for gradients of what is before."""
     _check(layer, args, output)
-    # A layer that is used twice has its graph already.
-    start: Tensor = output if output.requires_grad else output.detach().requires_grad_()
-    return start
+    # Also of a layer that is used again and has its graph already: its last map is the one before pooling.
+    return output.detach().requires_grad_()
+
+
+def _keep_the_last(layer: nn.Module, kept: Any) -> None:
+    """Lets the package forget the maps of earlier uses of a layer within a pass: it would take the first."""
+    layer.register_forward_pre_hook(lambda *_: kept.activations.clear())
 
 
 def _shield(layer: nn.Module, args: Any, output: Tensor) -> Tensor:

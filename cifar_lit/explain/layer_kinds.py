@@ -27,12 +27,15 @@ ROW_KINDS = {
 
 # Starts of operations, besides convolutions and matrix products, that compute.
 COMPUTING = ("_scaled_dot_product", "mkldnn_rnn", "_thnn_fused", "_cudnn_rnn", "miopen_rnn", "_trilinear")
+# Whole names of others: products with a vector, and distances of points.
+ALSO_COMPUTING = ("mv", "addmv", "dot", "vdot", "_euclidean_dist", "_cdist_forward")
 COUNTED = {operation.__name__ for operation in flop_registry}  # grows with torch: 2.11 lacks attention on the CPU
 
 
 def is_uncounted(operation: Operation) -> bool:
     """Whether an operation has multiply-adds that torch does not count."""
-    return operation.name.startswith(COMPUTING) and operation.name not in COUNTED
+    computes = operation.name.startswith(COMPUTING) or operation.name in ALSO_COMPUTING
+    return computes and operation.name not in COUNTED
 
 
 def _torch_layer(module: nn.Module) -> type | None:

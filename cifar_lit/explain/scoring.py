@@ -91,7 +91,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How well one class is told from the others; a score that would divide by zero is 0.
+    """How well one class is told from the others; a score that would divide by zero is None.
 
     Args:
         name: Of the class.
@@ -102,9 +102,9 @@ class ClassScore:
     """
 
     name: str
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None
+    recall: float | None
+    f1: float | None
     support: int
 
 
@@ -119,14 +119,18 @@ def class_scores(confusion: NDArray[np.int64], class_names: Sequence[str]) -> li
     return [
         ClassScore(
             name,
-            precision=float(hits[c] / max(predicted[c], 1)),
-            recall=float(hits[c] / max(actual[c], 1)),
+            precision=_share(hits[c], predicted[c]),
+            recall=_share(hits[c], actual[c]),
             # The harmonic mean, said so that it is 0 without a hit.
-            f1=float(2 * hits[c] / max(predicted[c] + actual[c], 1)),
+            f1=_share(2 * hits[c], predicted[c] + actual[c]),
             support=int(actual[c]),
         )
         for c, name in enumerate(class_names)
     ]
+
+
+def _share(part: np.int64, whole: np.int64) -> float | None:
+    return float(part / whole) if whole else None
 
 
 @dataclass(frozen=True, eq=False)

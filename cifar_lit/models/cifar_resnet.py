@@ -126,7 +126,10 @@ class CifarResNet(nn.Module):
 
 
 class CifarResNetV1(CifarResNet):
-    """ResNet v1 for small images (He et al. 2015, arXiv:1512.03385, section 4.2).
+    """ResNet v1 for small images (He et al. 2015, arXiv:1512.03385, section 4.2), with projections as shortcuts.
+
+    These are Keras' example's, a 1×1 convolution where the shape changes; the paper's pad with zeros, which is 2,560
+    parameters less.
 
     Args:
         depth: Number of layers, 6n+2: 20, 32, 44, 56, 110, 164, …
@@ -143,6 +146,8 @@ class CifarResNetV1(CifarResNet):
 
 class CifarResNetV2(CifarResNet):
     """ResNet v2 with pre-activation bottlenecks (He et al. 2016, arXiv:1603.05027).
+
+    Projections see a block's input before its BatchNorm and ReLU, and the first block has these behind the stem's own.
 
     Args:
         depth: Number of layers, 9n+2: 56, 110, 164, 1001, …

@@ -126,6 +126,9 @@ def test_provenance(run: Run, out: Path, tmp_path: Path) -> None:
     found = gather_provenance(content, tmp_path / "alone.ckpt", None)
     assert (found["epoch"], found["model"], found["data root"]) == ("5", "a.Net", "b")
     assert not {"recipe", "seed", "step", "commit", "machine"} & set(found)
+    # Saved behind the end of `fit`, where Lightning counts on.
+    content |= {"epoch": 5, "loops": {"fit_loop": {"epoch_progress": {"current": {"ready": 5}}}}}
+    assert gather_provenance(content, tmp_path / "alone.ckpt", None)["epoch"] == "5"
     # Of a resumed run the last start counts.
     resumed = {"provenance": [{"seed": 1, "commit": "a"}, {"seed": 2, "commit": None}]}
     assert gather_provenance(resumed, tmp_path / "alone.ckpt", None)["seed"] == "2"

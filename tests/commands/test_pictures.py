@@ -13,6 +13,7 @@ import pytest
 import torch
 from colour_run import Run, train
 from PIL import Image
+from torch import nn
 
 from cifar_lit.classifier import Classifier
 from cifar_lit.commands.evaluation import load_weights
@@ -115,6 +116,18 @@ def test_two_classes_have_no_third(folder: Path, tmp_path: Path, run: Run) -> No
     row = table(tmp_path / "t.csv")[1]
     assert sorted([row[1], row[3], row[4]]) == ["", "a", "b"]
     assert len(row) == 7
+
+
+def test_of_a_sure_network_the_second_and_third_are_by_logits(folder: Path, tmp_path: Path) -> None:
+    class Sure(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[200.0, -10, 0, 50]]).expand(len(images), 4)
+
+    picture(folder / "a.png")
+    read, normalize = partial(decode, size=32), lambda pixels: pixels.permute(0, 3, 1, 2).float()
+    predict_pictures(Sure(), read, normalize, folder, tmp_path / "t.csv", "abcd")  # type: ignore[arg-type]
+    row = table(tmp_path / "t.csv")[1]
+    assert [row[1], row[3], row[4]] == ["a", "d", "c"]
 
 
 def bomb(path: Path, side: int) -> None:

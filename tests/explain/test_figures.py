@@ -162,16 +162,16 @@ def test_confusion_without_errors_or_images() -> None:
 
 
 def test_class_scores_are_a_table() -> None:
-    scores = [ClassScore("cat", 0.5, 1.0, 2 / 3, 1234), ClassScore("dog", 0.0, 0.25, 0.123, 0)]
+    scores = [ClassScore("cat", 0.5, 1.0, 2 / 3, 1234), ClassScore("dog", None, 0.25, 0.123, 0)]
     figure = class_scores_figure(scores)
     headings, cat = ["precision", "recall", "F1", "support"], ["cat", "50.0%", "100.0%", "66.7%", "1,234"]
-    assert sorted(texts(figure)) == sorted([*headings, *cat, "dog", "0.0%", "25.0%", "12.3%", "0"])
+    assert sorted(texts(figure)) == sorted([*headings, *cat, "dog", "–", "25.0%", "12.3%", "0"])
     check_layout(figure)
     where = {text.get_text(): text.get_position() for text in figure.texts}
     assert where["cat"][1] == where["66.7%"][1] == where["1,234"][1] > where["dog"][1] == where["12.3%"][1]
     columns = {"precision": "50.0%", "recall": "100.0%", "F1": "66.7%", "support": "1,234"}
     assert all(where[heading][0] == where[number][0] for heading, number in columns.items())
-    assert where["dog"][0] < where["0.0%"][0] < where["25.0%"][0] < where["12.3%"][0] < where["0"][0]
+    assert where["dog"][0] < where["–"][0] < where["25.0%"][0] < where["12.3%"][0] < where["0"][0]
     # Bars behind the numbers are as long as the shares.
     coloured = np.ptp(to_rgb(figure).astype(int), axis=2) > 30
     cat_bars, dog_bars = (coloured[int((1 - where[name][1]) * figure.bbox.height) - 8].sum() for name in ("cat", "dog"))

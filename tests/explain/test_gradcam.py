@@ -199,24 +199,29 @@ def test_an_activation_in_place_behind_the_layer_does_not_change_the_map(images:
     np.testing.assert_array_equal(class_activation_maps(net, net[0], images, CLASSES), expected)
 
 
-def test_of_a_layer_that_is_used_twice_the_first_use_counts() -> None:
-    class Twice(nn.Module):
+def test_of_a_layer_that_is_used_several_times_the_last_use_counts() -> None:
+    class Often(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)
             self.conv = nn.Conv2d(3, 3, 3, padding=1)
             self.fc = nn.Linear(3, 4)
 
+        def features(self, x: Tensor) -> Tensor:
+            for _ in range(3):
+                x = self.conv(x.sigmoid())
+            return x
+
         def rest(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.fc(self.conv(x.sigmoid()).relu().mean((2, 3)))
+            logits: Tensor = self.fc(x.relu().mean((2, 3)))
             return logits
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.rest(self.conv(x))
+            return self.rest(self.features(x))
 
-    net = Twice()
+    net = Often()
     images = torch.randn(4, 3, 8, 8)
-    features = net.conv(images)
+    features = net.features(images).detach().requires_grad_()
     expected = gradcam_by_autograd(features, net.rest(features), CLASSES[:4], size=8)
     assert (np.ptp(expected, axis=(1, 2)) > 0).any()
     np.testing.assert_allclose(class_activation_maps(net, net.conv, images, CLASSES[:4]), expected, atol=1e-5)

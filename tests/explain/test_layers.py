@@ -520,6 +520,20 @@ def test_attention_is_counted_whole() -> None:
     assert table.rows[0].jump is None  # what is flattened is no grid
 
 
+def test_products_with_a_vector_are_said_not_to_be_counted() -> None:
+    class Pooling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.query = nn.Conv2d(3, 4, 3), nn.Parameter(torch.ones(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.conv(x).flatten(2).mT[0]
+            return (tokens @ self.query).softmax(0)[None]
+
+    (note,) = (note for note in layer_table(Pooling(), (3, 8, 8)).notes if "not counted" in note)
+    assert note == "the forward (Pooling): the multiply-adds of mv are not counted"
+
+
 # --- Renderings ----------------------------------------------------------------------------------------------------
 
 

@@ -160,6 +160,9 @@ def test_classes_calibration_and_pairs_are_those_of_the_predictions() -> None:
     for score in class_scores(predictions.confusion, NAMES):
         figures = " ".join(f"{100 * value:.2f} %" for value in (score.recall, score.precision, score.f1))
         assert f"{score.name} {figures} {score.support}" in words
+    # Shares of nothing are no zeros: no image is of the last class, and none is taken for it.
+    few = Predictions(np.array([0, 1]), np.eye(3, dtype=np.float32)[[0, 1]], NAMES)
+    assert f"{NAMES[2]} – – – 0" in Page(render(some_report(few))).words
     found = calibration(predictions.confidence, predictions.correct)
     marks = np.stack([found.edges[:-1], 1 - found.confidence, found.edges[1:]], axis=1)[found.counts > 0]
     drawn = re.findall(r'<path class="mark" d="M([\d.]+) ([\d.]+)H([\d.]+)"/>', html)

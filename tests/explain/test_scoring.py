@@ -96,15 +96,15 @@ def test_class_scores_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(found, np.transpose(expected), rtol=1e-12)
 
 
-def test_class_scores_are_zero_where_undefined() -> None:
+def test_class_scores_are_none_where_undefined() -> None:
     # No image is an ant; none is taken for a bee; cats are all right; of dogs there is no word.
     confusion = np.array([[0, 0, 0, 0], [2, 0, 1, 0], [0, 0, 3, 0], [0, 0, 0, 0]])
     ant, bee, cat, dog = class_scores(confusion, NAMES)
-    assert (ant.precision, ant.recall, ant.f1, ant.support) == (0, 0, 0, 0)
-    assert (bee.precision, bee.recall, bee.f1, bee.support) == (0, 0, 0, 3)
+    assert (ant.precision, ant.recall, ant.f1, ant.support) == (0, None, 0, 0)
+    assert (bee.precision, bee.recall, bee.f1, bee.support) == (None, 0, 0, 3)
     assert (cat.precision, cat.recall, cat.support) == (0.75, 1, 3)
     assert cat.f1 == pytest.approx(6 / 7)
-    assert (dog.precision, dog.recall, dog.f1, dog.support) == (0, 0, 0, 0)
+    assert (dog.precision, dog.recall, dog.f1, dog.support) == (None, None, None, 0)
 
 
 @pytest.mark.parametrize("bins", [5, 15])

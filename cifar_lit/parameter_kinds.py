@@ -1,0 +1,61 @@
+"""Which parameters are filters, which matrices and which biases: optimizers treat them differently.
+
+- Filters: of three dimensions or more, such as a convolution's, the first of which counts them.
+- Biases: one number a channel, such as a layer's scales (C, 1, 1), and all of norms.
+- Matrices: all others, of linear layers, be it to or from one unit; position embeddings (1, N, D) and a single filter.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+NORM = "norm"
+"""Key of a group of parameters: true where they are a norm's, which no shape tells."""
+
+
+def is_filters(parameter: Tensor, group: Mapping[str, Any]) -> bool:
+    """Whether a parameter of a group is a layer's filters."""
+    return _kind(parameter, group) == "filters"
+
+
+def is_scale(parameter: Tensor) -> bool:
+    """Whether a parameter is one number a channel, whatever its shape: (C,), (C, 1, 1), (1, C, 1, 1)."""
+    return parameter.ndim <= 1 or (parameter.ndim > 2 and sum(size > 1 for size in parameter.shape) <= 1)
+
+
+def _kind(parameter: Tensor, group: Mapping[str, Any]) -> Literal["biases", "matrices", "filters"]:
+    if group.get(NORM) or is_scale(parameter):
+        return "biases"
+    return "filters" if parameter.ndim > 2 and len(parameter) > 1 else "matrices"
+
+
+def groups_by_kind(
+    params: Iterable[Any],
+    biases: dict[str, float],
+    matrices: dict[str, float],
+    filters: dict[str, float],
+    unit: float = 1,
+) -> list[dict[str, Any]]:
+    """Splits each group into its biases, its matrices and its filters, with the settings of each.
+
+    Args:
+        params: Parameters, or groups of them with settings of their own.
+        biases: Settings with ``lr`` and, not multiplied by it, ``weight_decay``.
+        matrices: The same of these.
+        filters: The same of these.
+        unit: What rate and decay are divided by.
+    """
+    given = list(params)
+    groups = []
+    for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
+        split: dict[str, list[Tensor]] = {"biases": [], "matrices": [], "filters": []}
+        for parameter in group["params"]:
+            split[_kind(parameter, group)].append(parameter)
+        for settings, members in zip((biases, matrices, filters), split.values(), strict=True):
+            merged = {**settings, **group, "params": members}
+            # torch multiplies the decay by the rate.
+            decay = merged["weight_decay"] / merged["lr"] if merged["lr"] else 0.0
+            merged |= {"lr": merged["lr"] / unit, "weight_decay": decay}
+            groups += [merged] if members else []
+    return groups
