@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from cifar_lit.classes import check_classes
 from cifar_lit.errors import UserError
 from cifar_lit.optimizers import NesterovSGD, begin_momentum
 from cifar_lit.plain import with_plain_numbers
@@ -102,6 +103,11 @@ class Classifier(ResumableModule):
     def cam_layer(self) -> nn.Module:
         """The layer whose output Grad-CAM weighs, as a rule the last feature map before pooling."""
         raise UserError(f"{type(self).__name__} names no cam_layer: add the property to see Grad-CAM.")
+
+    def setup(self, stage: str) -> None:
+        """Lightning's hook: sees whether the network's classes are the data's."""
+        super().setup(stage)
+        check_classes(type(self).__name__, self.num_classes, getattr(self._trainer, "datamodule", None))
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalised images, float (N, 3, H, W), to logits (N, num_classes)."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jsonargparse import dict_to_namespace
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -24,6 +24,7 @@ from cifar_lit.allocator import keep_freed_memory
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from cifar_lit.callbacks.confusion import ConfusionPanel
 from cifar_lit.callbacks.curves import Curves
+from cifar_lit.callbacks.endings import last_words
 from cifar_lit.callbacks.finite_loss import FiniteLoss
 from cifar_lit.callbacks.gradcam import GradCamPanel
 from cifar_lit.callbacks.layers import LayerPanel
@@ -38,10 +39,12 @@ from cifar_lit.commands.learnt_data import take_learnt
 from cifar_lit.commands.pictures import stand_in_for_data
 from cifar_lit.console import TRACEBACK_VARIABLE, exit_with, hush_libraries, say
 from cifar_lit.errors import UserError
+from cifar_lit.files import expanded
 from cifar_lit.logger import CurvesLogger, logger_of
+from cifar_lit.monitor import check_early_stopping
 from cifar_lit.precision import can_use, choose_precision
 from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
-from cifar_lit.runs import BEST, LOGS, find_checkpoint, load_checkpoint, recipe_name, runs_of, with_own_config
+from cifar_lit.runs import BEST, find_checkpoint, load_checkpoint, recipe_name, runs_of, with_own_config
 from cifar_lit.trainer import CifarTrainer
 
 RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
@@ -131,7 +134,7 @@ class CifarCLI(LightningCLI):
 
     @property
     def _root(self) -> Path:
-        return Path(self._settings.trainer.default_root_dir or ".")
+        return expanded(self._settings.trainer.default_root_dir or ".")
 
     @property
     def _config_given(self) -> Path | None:
@@ -153,6 +156,8 @@ class CifarCLI(LightningCLI):
         trainer = self._settings.trainer
         if not can_use(str(trainer.accelerator)):
             raise UserError("There is no such GPU that torch can use: leave --trainer.accelerator out, or give cpu.")
+        # Lightning would make a folder named ~.
+        trainer.default_root_dir = trainer.default_root_dir and str(self._root)
         needs_data = self.subcommand != "summary" and str(self._settings.model.class_path).startswith("cifar_lit.")
         if needs_data and self._settings.data is None:
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
@@ -209,19 +214,14 @@ class CifarCLI(LightningCLI):
         # Behind those that have something to do for the step behind which it stops.
         callbacks.append(Stops())
         trainer: Trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)
+        check_early_stopping(trainer.callbacks)  # type: ignore[attr-defined]
         share_batch_norm_on_cpu(trainer)
         return trainer
 
     def after_fit(self) -> None:
-        """Says where everything is."""
-        if self.trainer.logger is None or self.trainer.log_dir is None:
-            return
-        best = next((c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
-        lines = [f"Run: {self.trainer.log_dir}"]
-        if isinstance(best, ModelCheckpoint) and best.best_model_path:
-            lines.append(f"Best checkpoint: {best.best_model_path}")
-        lines.append(f"Watch: tensorboard --logdir {self._root / LOGS}")
-        say("\n".join(lines))
+        """Says where everything is, and why it ended early."""
+        if lines := last_words(self.trainer, self._root):
+            say("\n".join(lines))
 
 
 def main(args: Sequence[str] | None = None) -> None:

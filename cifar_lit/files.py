@@ -1,6 +1,7 @@
 """Files that a command leaves behind."""
 
 import contextlib
+import fnmatch
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,31 @@ def ready_to_write(folder: Path, otherwise: str = "name another folder") -> None
         probe.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"Cannot write to {folder} ({error.strerror}): {otherwise}.") from error
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the values of ``~`` and ``$VARIABLE`` in it, as TensorBoard's logger takes it."""
+    return Path(os.path.expandvars(Path(path).expanduser()))
+
+
+def files_below(folder: Path, within: str, pattern: str) -> list[Path]:
+    """Files in folders of a name anywhere below a folder, behind links to folders, too.
+
+    Args:
+        folder: Where to look; it need not be there.
+        within: Name of the folders.
+        pattern: Of the files' names, such as ``best*.ckpt``.
+    """
+    found: list[Path] = []
+    seen = set[str]()
+    for here, folders, names in os.walk(folder, followlinks=True):
+        # A link may lead to where it stands.
+        if (real := os.path.realpath(here)) in seen:
+            folders.clear()
+        elif Path(here).name == within:
+            found += (path for name in fnmatch.filter(names, pattern) if (path := Path(here, name)).is_file())
+        seen.add(real)
+    return found
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

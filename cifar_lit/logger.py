@@ -1,5 +1,7 @@
 """TensorBoard, with the curves of training and validation on one chart."""
 
+import contextlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,22 @@ def tensorboard_of(trainer: Trainer) -> TensorBoardLogger | None:
     return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
+def _new_version(runs: Path) -> str | None:
+    """Makes the folder of a new run, and gives its name: of several that begin at once each has its own.
+
+    Other ranks than the first are told by the trainer which it is.
+    """
+    if getattr(rank_zero_only, "rank", 0):
+        return None
+    ready_to_write(runs, "give another --trainer.default_root_dir, or --trainer.logger=false")
+    numbers = (int(path.name[8:]) for path in runs.glob("version_*") if path.name[8:].isdecimal())
+    for number in itertools.count(max(numbers, default=-1) + 1):
+        with contextlib.suppress(FileExistsError):
+            (runs / f"version_{number}").mkdir()
+            return f"version_{number}"
+    return None
+
+
 def logger_of(checkpoint: Path | None, root: Path, recipe: str, evaluates: bool) -> CurvesLogger:
     """TensorBoard for a run.
 
@@ -96,7 +114,8 @@ def logger_of(checkpoint: Path | None, root: Path, recipe: str, evaluates: bool)
     """
     run = run_of(checkpoint) if checkpoint is not None else None
     if run is None:
-        return CurvesLogger(str(root), name=f"{LOGS}/{recipe}")
+        name = f"{LOGS}/{recipe}"
+        return CurvesLogger(str(root), name, None if evaluates else _new_version(root / name))
     # TensorBoard would say so only when all is computed, from a thread of its own.
     ready_to_write(run, "give --trainer.logger=false, or a copy of the checkpoint elsewhere")
     return CurvesLogger(str(run.parent.parent), run.parent.name, run.name, evaluates)

@@ -1,6 +1,9 @@
 """Whether a metric improves by falling or by rising."""
 
+from collections.abc import Iterable
 from typing import Literal
+
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 
 from cifar_lit.errors import UserError
 
@@ -25,3 +28,20 @@ def mode_of(monitor: str, given: Mode | None, option: str, otherwise: Mode) -> M
     if given not in (None, right):
         raise UserError(f"{option}.mode is {given}, and {monitor} is best at its {right}: give {right}, or no mode.")
     return right
+
+
+def check_early_stopping(callbacks: Iterable[Callback]) -> None:
+    """Sees whether runs are ended early by what gets worse: of Lightning's own ``mode`` the default is ``min``.
+
+    Raises:
+        UserError: They are ended by what gets better.
+    """
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping):
+            given: Mode = "max" if callback.mode == "max" else "min"
+            right = mode_of(callback.monitor, None, "EarlyStopping", otherwise=given)
+            if right != given:
+                raise UserError(
+                    f"EarlyStopping would end a run whose {callback.monitor} improves: give "
+                    f"--trainer.callbacks.mode={right}."
+                )

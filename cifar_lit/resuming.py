@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.ranks import of_all_ranks
 from cifar_lit.schedules import Plateau
@@ -180,8 +181,11 @@ class ResumableModule(LightningModule, ABC):
             # Where a run's length is a number of steps, Lightning takes an epoch that was over for one that was not,
             # and leaves out the images of the next one.
             self.trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+            # Else Lightning would do so only when the weights have been put into a module of float32.
+            self.trainer.precision_plugin.convert_module(self)
             if self.trainer.state.fn == "fit":
                 self._compare_optimizers(checkpoint)
+                self._take_live_weights(checkpoint)
         self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
         scores = checkpoint.get("train_scores", {})
         # Older checkpoints hold those of the first rank alone.
@@ -191,6 +195,14 @@ class ResumableModule(LightningModule, ABC):
         self._progress_before, self._ahead = checkpoint.get("progress", {}), None
         # Of older checkpoints all epochs had one.
         self._validated = checkpoint.get("validated", True)
+
+    def _take_live_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from the weights that were trained, where those of the checkpoint are an average that ends here."""
+        here = {callback.state_key for callback in self.trainer.callbacks}  # type: ignore[attr-defined]
+        for key, state in checkpoint.get("callbacks", {}).items():
+            if key not in here and isinstance(state, dict) and state.get("live"):
+                checkpoint["state_dict"] = {**checkpoint["state_dict"], **state["live"]}
+                say(f"The checkpoint's weights are those of {key}: the run goes on from the trained ones beside them.")
 
     def _compare_optimizers(self, checkpoint: dict[str, Any]) -> None:
         before, states = checkpoint.get("optimizer"), checkpoint.get("optimizer_states", [])

@@ -14,6 +14,7 @@ import torch
 
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
+from cifar_lit.files import expanded, files_below
 
 LOGS = "lightning_logs"
 CONFIG = "config.yaml"
@@ -28,7 +29,7 @@ LAST = "last"
 
 def run_of(checkpoint: Path) -> Path | None:
     """The folder of the run that wrote a checkpoint, or None where it stands elsewhere."""
-    folder = checkpoint.parent
+    folder = checkpoint.absolute().parent
     return folder.parent if folder.name == "checkpoints" and (folder.parent / CONFIG).is_file() else None
 
 
@@ -93,7 +94,7 @@ def checkpoints(kind: str, root: Path, recipe: str | None = None) -> list[Path]:
 
 
 def _in_order_of_time(runs: Path, kind: str) -> list[Path]:
-    return sorted(runs.glob(f"**/checkpoints/{kind}*.ckpt"), key=lambda file: file.stat().st_mtime)
+    return sorted(files_below(runs, "checkpoints", f"{kind}*.ckpt"), key=lambda file: file.stat().st_mtime)
 
 
 def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None) -> Path:
@@ -125,9 +126,7 @@ def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None) -> Pat
     else:
         path = Path(ckpt_path)
         if not path.is_file():
-            raise UserError(
-                f"There is no checkpoint {path}: give a .ckpt file, or `best` or `last` for the newest run."
-            )
+            raise UserError(f"There is no checkpoint {path}: give a .ckpt file, or `best` or `last` of the newest run.")
     # A checkpoint is a zip file, whose table of contents stands at its end and holds a checksum an entry.
     try:
         with zipfile.ZipFile(path) as archive:
@@ -230,10 +229,11 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
     given, _ = peek.parse_known_args(args[1:])
     if given.config or given.model:
         return args
-    checkpoint = find_checkpoint(given.ckpt_path, Path(given.root))
+    root = expanded(given.root)
+    checkpoint = find_checkpoint(given.ckpt_path, root)
     run = run_of(checkpoint)
     # What lies among one's own runs is one's own; anybody may have written what comes from elsewhere.
-    if run is not None and run.resolve().is_relative_to((Path(given.root) / LOGS).resolve()):
+    if run is not None and run.resolve().is_relative_to((root / LOGS).resolve()):
         say(f"Settings of {run}")
         config = str(run / CONFIG)
     else:

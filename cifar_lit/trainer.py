@@ -14,7 +14,7 @@ from cifar_lit.commands.pictures import FORMATS, OVERLAYS, predict_pictures
 from cifar_lit.commands.summary import Format, summarize
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
-from cifar_lit.runs import run_of
+from cifar_lit.runs import BEST, LAST, data_in, find_checkpoint, load_checkpoint, run_of
 
 
 class CifarTrainer(Trainer):
@@ -34,19 +34,21 @@ class CifarTrainer(Trainer):
 
         Args:
             model: The model.
-            datamodule: The data; only its image size is asked for.
+            datamodule: The data; only its image size is asked for, where no checkpoint tells it.
             format: text for the terminal, or markdown, csv or json.
             output: File to write to instead of the terminal.
             max_params: Most trainable parameters allowed; more end the command with exit code 1.
             min_receptive_field: Least receptive field in pixels; less ends the command with exit code 1.
             ckpt_path: A checkpoint whose run's settings to take, where no --config is given.
         """
-        summarize(model, getattr(datamodule, "image_size", 32), format, output, max_params, min_receptive_field)
+        kept = data_in(load_checkpoint(Path(ckpt_path))) if ckpt_path is not None else None
+        size = (kept or {}).get("image_size", getattr(datamodule, "image_size", 32))
+        summarize(model, size, format, output, max_params, min_receptive_field)
 
     def explain(
         self,
         model: LightningModule,
-        ckpt_path: str,
+        ckpt_path: str = BEST,
         datamodule: LightningDataModule | None = None,
         output_dir: Path | None = None,
         method: str = "GradCAM",
@@ -62,7 +64,7 @@ class CifarTrainer(Trainer):
             method: Of drawing where the network looks, by grad-cam's name for it, such as GradCAM or HiResCAM.
             limit: Most errors that the page shows.
         """
-        checkpoint = Path(ckpt_path)
+        checkpoint = self._meant(ckpt_path)
         explaining.explain(
             self, model, datamodule, checkpoint, output_dir or _beside(checkpoint, "explain"), method, limit
         )
@@ -70,7 +72,7 @@ class CifarTrainer(Trainer):
     def export(
         self,
         model: LightningModule,
-        ckpt_path: str,
+        ckpt_path: str = BEST,
         datamodule: LightningDataModule | None = None,
         output_dir: Path | None = None,
         format: exporting.Format = "both",
@@ -86,7 +88,7 @@ class CifarTrainer(Trainer):
             output_dir: Folder to write to; by default export in the run's folder.
             format: onnx, torch, or both.
         """
-        checkpoint = Path(ckpt_path)
+        checkpoint = self._meant(ckpt_path)
         exporting.export(model, datamodule, checkpoint, output_dir or _beside(checkpoint, "export"), format)
 
     def predict(
@@ -117,6 +119,11 @@ class CifarTrainer(Trainer):
             method: Of drawing where the network looks, by grad-cam's name for it, such as GradCAM or HiResCAM.
         """
         if images is None:
+            if overlays or output_dir is not None:
+                raise UserError(
+                    "--overlays and --output_dir are for one's own pictures: give --images. Predictions of the test "
+                    "images go to the run's folder."
+                )
             return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
         assert model is not None
         assert ckpt_path is not None
@@ -135,6 +142,11 @@ class CifarTrainer(Trainer):
             method,
         )
         return None
+
+    def _meant(self, ckpt_path: str) -> Path:
+        """A checkpoint: a file, or best or last of the newest run."""
+        by_name = ckpt_path in (BEST, LAST)
+        return find_checkpoint(ckpt_path, Path(self.default_root_dir)) if by_name else Path(ckpt_path)
 
 
 def side_of_images(datamodule: LightningDataModule | None) -> int:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from cifar_lit.cli import DEFAULTS, main
 from cifar_lit.data import CIFAR10DataModule
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
+from cifar_lit.logger import logger_of
 from cifar_lit.models import ResNetV1
 from cifar_lit.runs import find_checkpoint, with_own_config
 
@@ -435,6 +437,109 @@ def test_ones_own_model_and_data_by_import_path(monkeypatch: pytest.MonkeyPatch)
     main([*common, "--model=mine.Model", "--data=DigitsDataModule", "--trainer.limit_train_batches=0"])
 
 
+def test_a_network_of_other_classes_than_the_datas_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("fixed.py").write_text(
+        "import torch\n"
+        "from cifar_lit.classifier import Classifier\n"
+        "class Fixed(Classifier):\n"
+        "    def __init__(self, **kwargs):\n"
+        "        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))\n"
+        "        super().__init__(net=net, num_classes=10)\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    write_images(32)
+    common = ["--trainer.accelerator=cpu", "--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3"]
+    said = failure(capsys, "fit", "--model=fixed.Fixed", *common)
+    assert "Fixed has num_classes 10, and ImageFolderDataModule has 3: let its __init__ take num_classes" in said
+
+
+def test_runs_that_begin_at_once_have_a_folder_each(tmp_path: Path) -> None:
+    (tmp_path / "lightning_logs" / "tiny" / "version_3").mkdir(parents=True)
+    with ThreadPoolExecutor(8) as pool:
+        loggers = [*pool.map(lambda _: logger_of(None, tmp_path, "tiny", evaluates=False), range(8))]
+    assert sorted(int(Path(logger.log_dir).name[8:]) for logger in loggers) == [*range(4, 12)]
+    # An evaluation alone makes none.
+    assert Path(logger_of(None, tmp_path, "tiny", evaluates=True).log_dir).name == "version_12"
+    assert not (tmp_path / "lightning_logs" / "tiny" / "version_12").exists()
+
+
+def test_a_home_in_a_path_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    main(["fit", "--config", "tiny.yaml", "--trainer.default_root_dir=~/runs"])
+    run = tmp_path / "home" / "runs" / "lightning_logs" / "tiny" / "version_0"
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert (run / "config.yaml").is_file()
+    assert not Path("~").exists()
+    main(["test", "--trainer.default_root_dir=~/runs"])
+
+
+def test_runs_behind_a_link_are_found_and_broken_links_are_not(tmp_path: Path) -> None:
+    Path("elsewhere").mkdir()
+    Path("lightning_logs/older/version_0/checkpoints").mkdir(parents=True)
+    Path("lightning_logs/older/version_0/checkpoints/best-gone.ckpt").symlink_to("nowhere.ckpt")
+    Path("lightning_logs/tiny").symlink_to(tmp_path / "elsewhere")
+    Path("elsewhere/round").symlink_to(tmp_path / "lightning_logs")
+    main(["fit", "--config", "tiny.yaml"])
+    assert "lightning_logs/tiny/version_0" in str(find_checkpoint("best", Path()))
+
+
+def test_a_run_goes_on_in_its_folder_from_inside_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fit().absolute()
+    monkeypatch.chdir(run / "checkpoints")
+    main(["fit", "--config=../config.yaml", "--ckpt_path=last.ckpt", "--trainer.max_epochs=3"])
+    assert not Path("lightning_logs").exists()
+    assert torch.load("last.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_why_a_run_ended_early_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    capsys.readouterr()
+    fit("--ckpt_path=last")
+    assert "Nothing was left to do: the run had ended after epoch 2. A larger --trainer" in capsys.readouterr().out
+    stopping = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+    fit("--trainer.max_epochs=9", *stopping, "--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=99")
+    assert re.search(r"EarlyStopping ended the run after epoch 2 of 9: .*val/loss", capsys.readouterr().out)
+    fit("--trainer.max_epochs=999", "--trainer.max_time=00:00:00:01")
+    assert re.search(r"time, --trainer.max_time, was over after epoch \d+ of 999", capsys.readouterr().out)
+
+
+def test_explain_with_a_config_takes_that_recipes_best_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit()
+    main(["explain", "--config", "tiny.yaml", "--limit=3"])
+    assert (run / "explain" / "report.html").is_file()
+
+
+def test_options_of_pictures_are_refused_without_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    for option in ("--overlays", "--output_dir=out"):
+        assert "are for one's own pictures: give --images" in failure(capsys, "predict", option)
+
+
+def test_a_summary_is_of_images_of_the_runs_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("wide.py").write_text(
+        "import numpy as np\n"
+        "from cifar_lit.data import ImageDataModule\n"
+        "from cifar_lit.data.images import Images\n"
+        "class Wide(ImageDataModule):\n"
+        "    class_names = ('a', 'b')\n"
+        "    def load(self, split):\n"
+        "        pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 24, 3), dtype=np.uint8)\n"
+        "        return Images(pixels, np.arange(40) % 2)\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    fit("--data=wide.Wide", "--data.val_size=4")
+    capsys.readouterr()
+    main(["summary"])
+    assert "3×16×24" in capsys.readouterr().out
+    Path("pictures").mkdir()
+    Image.new("RGB", (30, 30)).save("pictures/a.png")
+    assert "Pictures are made square, and the images of NoImages" in failure(capsys, "predict", "--images=pictures")
+
+
 def test_number_of_classes_flows_from_the_data() -> None:
     write_images(32)
     run = fit("--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3")
@@ -458,6 +563,11 @@ def test_number_of_classes_flows_from_the_data() -> None:
         (["--model.schedule=ExponentialLR"], "ExponentialLR does not take the run's number of steps: give OneCycle"),
         (["--data.val_size=some"], "--data.val_size wants an int or float, not 'some'"),
         (["--model.optimizer=SGDD"], "--model.optimizer knows no class 'SGDD'"),
+        (["--data.val_size=1.5"], "val_size 1.5 does not fit"),
+        (
+            ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/accuracy"],
+            "would end a run whose val/accuracy improves: give --trainer.callbacks.mode=max",
+        ),
         (["--trainer.precision=12"], "--trainer.precision wants one of .*bf16-mixed.*, not '12'"),
         (["--data.transforms=[{class_path: HorizontalFlip, init_args: {pp: 1}}]"], "HorizontalFlip has no option 'pp'"),
         (["--data=ImageFolderDataModule", "--data.root=nowhere"], "nowhere is no image data set"),

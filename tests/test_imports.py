@@ -9,11 +9,12 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cifar_lit"
 # Rooms that every room may use: they import none of the others.
-FOUNDATIONS = {"errors", "console", "runs", "precision", "identity", "files", "monitor", "plain"}
+FOUNDATIONS = {"errors", "console", "runs", "precision", "identity", "files", "monitor", "plain", "classes"}
 MAY_IMPORT = {
     "errors": set(),
+    "classes": {"errors"},
     "console": {"errors"},
-    "runs": {"errors", "console"},
+    "runs": {"errors", "console", "files"},
     "precision": set(),
     "identity": {"errors", "console"},
     "files": {"errors"},
@@ -28,8 +29,9 @@ MAY_IMPORT = {
     "optimizers": {"errors", "parameter_kinds", "precision"},
     "weight_decay": {"errors", "parameter_kinds"},
     "scheduling": {"errors"},
-    "resuming": {"errors", "ranks", "schedules", "scores"},
+    "resuming": {"console", "errors", "ranks", "schedules", "scores"},
     "classifier": {
+        "classes",
         "errors",
         "optimizers",
         "plain",

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from benchmarks.accuracy import QUIET
+from cifar_lit.callbacks import EMA
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from cifar_lit.callbacks.curves import Curves
 from cifar_lit.callbacks.stops import Stopped, Stops
@@ -104,6 +105,37 @@ def test_a_resumed_run_ends_in_the_same_weights_and_figures_to_the_bit(
         tmp_path, num_workers=num_workers, ckpt_path=tmp_path / f"step={step}.ckpt", enable_checkpointing=False
     )
     assert_equal(whole, resumed)
+
+
+def test_a_run_in_float64_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = fit(tmp_path, precision="64-true", callbacks=[keep])
+    assert torch.float64 in {tensor.dtype for tensor in whole.values()}
+    resumed = fit(tmp_path, precision="64-true", ckpt_path=tmp_path / "step=4.ckpt", enable_checkpointing=False)
+    assert_equal(whole, resumed)
+
+
+def test_a_run_that_leaves_its_average_behind_goes_on_from_the_trained_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = fit(tmp_path, enable_checkpointing=False)
+    keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    fit(tmp_path, callbacks=[keep, EMA(start=0.0)])
+    capsys.readouterr()
+    resumed = fit(tmp_path, ckpt_path=tmp_path / "step=4.ckpt", enable_checkpointing=False)
+    assert "are those of EMA: the run goes on from the trained ones" in capsys.readouterr().out
+    assert_equal(whole, resumed)
+
+
+@pytest.mark.parametrize(("accuracies", "kept"), [((0.5, 0.5, 0.25), 1), ((0.5, 0.75, 0.25), 1), ((0.5, 0.25), 0)])
+def test_of_equally_good_epochs_the_later_is_kept(tmp_path: Path, accuracies: tuple[float, ...], kept: int) -> None:
+    class Pretended(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.callback_metrics["pretended"] = torch.tensor(accuracies[trainer.current_epoch])
+
+    best = BestCheckpoint(dirpath=tmp_path, filename="{epoch}", monitor="pretended")
+    fit(tmp_path, max_epochs=len(accuracies), callbacks=[Pretended(), best])
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == [f"epoch={kept}.ckpt"]
 
 
 @pytest.mark.slow

@@ -20,8 +20,9 @@ class _WeightAverage(Callback, ABC):
     """Keeps an average of all floating-point weights: parameters, and buffers such as BatchNorm's statistics.
 
     Integer buffers are those of the live weights. A checkpoint's ``state_dict`` is the average, so that whoever loads
-    it gets that; the live weights are in the callback's own part, from which a resumed run goes on to the bit. Before
-    averaging begins, checkpoint and validation have the live weights. Commands that only evaluate are left alone.
+    it gets that; the live weights are in the callback's own part, from which a resumed run goes on to the bit, also one
+    without an average. Before averaging begins, checkpoint and validation have the live weights. Commands that only
+    evaluate are left alone.
 
     On several devices each computes the same average of the parameters; buffers are, as ever, each device's own.
 

@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 
 from cifar_lit.callbacks.stops import Stopped, ends_here, may_pause
 from cifar_lit.console import say
@@ -80,6 +81,12 @@ class BestCheckpoint(ModelCheckpoint):
         saves = self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer)
         if saves and (validated or not (self.monitor or "").startswith("val/")):
             super().on_train_epoch_end(trainer, pl_module)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether a value is among the best: of equal ones, as of few images, the later, which was trained longer."""
+        if super().check_monitor_top_k(trainer, current):
+            return True
+        return bool(self.best_k_models) and bool(current == self.best_k_models[self.kth_best_model_path])
 
     def _can_monitor(self, trainer: Trainer) -> bool:
         if self.monitor is None or self.monitor in trainer.callback_metrics:

@@ -14,7 +14,9 @@ class LayerPanel(Callback):
         logger = tensorboard_of(trainer)
         if not trainer.is_global_zero or logger is None:
             return
-        size = getattr(getattr(trainer, "datamodule", None), "image_size", 32)
+        data = getattr(trainer, "datamodule", None)
+        # Of the images themselves, where they are there.
+        size = getattr(getattr(data, "test_images", None), "size", None) or getattr(data, "image_size", 32)
         try:
             text = network_table(pl_module, size).to_markdown()
         except ValueError as error:

@@ -61,13 +61,13 @@ class Stops(Callback):
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
-        # Whether this run has made a step, behind which there is a checkpoint of an epoch's end.
-        self._stepped = False
+        #: Whether this run has made a step, behind which there is a checkpoint of an epoch's end.
+        self.stepped = False
         self._pauses = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes who listens."""
-        self._signal, self._stepped = None, False
+        self._signal, self.stepped = None, False
         # Lightning would ask before every batch whether rank zero got a SIGTERM, and wait for the device to hear it.
         # This callback gets it instead, and asks seldom.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
@@ -97,7 +97,7 @@ class Stops(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stops here, or behind the next batch that allows it. After an epoch's last one validation comes first."""
-        self._stepped = True
+        self.stepped = True
         if not may_pause(trainer, batch_idx):
             return
         self._pauses += 1  # alike on all ranks
@@ -108,7 +108,7 @@ class Stops(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops between two epochs, where the signal came with the last step or behind it."""
-        if self._stepped and (kind := self._noted(trainer, pl_module)) is not None:
+        if self.stepped and (kind := self._noted(trainer, pl_module)) is not None:
             where = f"behind epoch {trainer.current_epoch}, after step {trainer.global_step:,}"
             raise Stopped(kind, where, between_epochs=True)
 

@@ -47,10 +47,10 @@ class NoImages(LightningDataModule):
 
     Args:
         num_classes: Number of classes.
-        image_size: Side in pixels of what the network is given.
+        image_size: Side in pixels of what the network is given, or height and width.
     """
 
-    def __init__(self, num_classes: int, image_size: int = 32) -> None:
+    def __init__(self, num_classes: int, image_size: Any = 32) -> None:
         super().__init__()
         self.num_classes, self.image_size = num_classes, image_size
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningDataModule
 
+from cifar_lit.classes import check_names
 from cifar_lit.console import say
 from cifar_lit.data.batches import BatchLoader, EvaluationPlan, TrainingPlan, evaluation_batch
 from cifar_lit.data.device_batches import DeviceBatches
@@ -116,6 +117,7 @@ class ImageDataModule(LightningDataModule):
             self._learnt, self._statistics, self._resume_from = None, self._own_statistics, None
         if self.test_images is not None:
             return
+        check_names(type(self).__name__, self.class_names)
         train, self.test_images = self._checked("train"), self._checked("test")
         if self.val_size == 0:
             self.train_images, self.val_images = train, self.test_images

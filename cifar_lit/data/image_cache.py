@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from cifar_lit.files import replacing
 
 # Names the layout of a file; a change of what is decoded, or how, must change it.
-VERSION = "3"
+VERSION = "4"
 SECONDS_KEPT = 24 * 60 * 60
 
 
@@ -44,6 +45,8 @@ def cached(
         # A cache that cannot be written, on a full or read-only disk, costs the next run some time and no more.
         with contextlib.suppress(OSError), replacing(file) as whole:
             np.save(whole, pixels)
+            # NumPy reads to the end of the array and no further.
+            whole.write(_checksum(pixels))
         for other in {*file.parent.glob(f"{of_folder}*.npy")} - {file}:
             with contextlib.suppress(OSError):
                 # One that was just used may be that of another machine's copy of the folder.
@@ -58,7 +61,14 @@ def _digest(text: bytes) -> str:
 
 def _load_if_whole(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     try:
-        pixels: NDArray = np.load(path)
+        with path.open("rb") as file:
+            pixels: NDArray = np.load(file)
+            whole = pixels.shape == shape and pixels.dtype == np.uint8 and file.read() == _checksum(pixels)
     except Exception:  # Not there, or damaged in whatever way: the images are decoded again.
         return None
-    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+    return pixels if whole else None
+
+
+def _checksum(pixels: NDArray[np.uint8]) -> bytes:
+    """Of pixels, which a disk may have changed: 0.1 s for 150 MB."""
+    return zlib.crc32(np.ascontiguousarray(pixels).data).to_bytes(4, "big")

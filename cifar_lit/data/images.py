@@ -78,7 +78,7 @@ def stratified_split(
     """
     classes, sizes = np.unique(labels, return_counts=True)
     count = 0
-    if 0 < held_out <= len(labels):
+    if 0 < held_out <= len(labels) and (held_out < 1 or held_out == int(held_out)):
         count = round(held_out * len(labels)) if held_out < 1 else int(held_out)
     if not 1 <= count <= len(labels) - len(classes):
         raise UserError(

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cifar_lit.data.batches import BatchKey
+from cifar_lit.errors import UserError
 
 # A misspelt argument only makes albumentations warn and go on with its default: a wrong experiment that looks right.
 warnings.filterwarnings("error", message=r"Argument\(s\) .* (are|is) not valid for transform")
@@ -54,6 +55,11 @@ class WorkerExecutor(Dataset[tuple[Tensor, Tensor]]):
                 self._augmented(image, seed, int(index), key.epoch)
                 for image, seed, index in zip(images, key.seeds, key.indices, strict=True)
             ]
+            if len({image.shape for image in augmented}) > 1:
+                raise UserError(
+                    "The transforms make images of different sizes, which fit in no batch: give those that change the "
+                    "size p: 1."
+                )
             images = np.stack(augmented)
         return torch.from_numpy(images), torch.from_numpy(self.labels[key.indices])
 

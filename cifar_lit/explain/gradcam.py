@@ -211,7 +211,8 @@ def _start_gradient(layer: nn.Module, args: Any, output: Any) -> Tensor:
     """Forward hook: lets the graph begin at the feature map, since nobody asks for gradients of what is before."""
     _check(layer, args, output)
     # Also of a layer that is used again and has its graph already: its last map is the one before pooling.
-    return output.detach().requires_grad_()
+    start: Tensor = output.detach().requires_grad_()
+    return start
 
 
 def _keep_the_last(layer: nn.Module, kept: Any) -> None:

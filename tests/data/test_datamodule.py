@@ -393,6 +393,18 @@ def test_a_checkpoint_of_other_classes_is_refused() -> None:
         data.load_state_dict({**data.state_dict(), "class_names": ["cat", "dog"]})
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(("cat", 1, "emu"), "class_names holds 1, which is no text"), (("cat", "emu", "cat"), "has 'cat' twice")],
+)
+def test_names_of_classes_are_texts_that_differ(names: tuple[Any, ...], said: str) -> None:
+    class Named(TinyDataModule):
+        class_names = names  # type: ignore[assignment]
+
+    with pytest.raises(UserError, match=said):
+        Named().setup()
+
+
 def test_num_classes_follows_class_names() -> None:
     assert TinyDataModule().num_classes == 3
 

@@ -394,8 +394,10 @@ def test_a_full_disk_is_no_error_and_leaves_nothing(
         lambda content: content[: len(content) // 2],
         lambda content: content[:-1],
         lambda content: content.replace(b"'|u1'", b"'|i1'"),
+        lambda content: content[:500] + bytes([content[500] ^ 1]) + content[501:],
+        lambda content: content[:-4],
     ],
-    ids=["empty", "junk", "zip", "no header", "half", "a byte short", "other type"],
+    ids=["empty", "junk", "zip", "no header", "half", "a byte short", "other type", "a bit", "no checksum"],
 )
 def test_a_damaged_cache_is_no_error(
     image_folder: MakeFolder, cache_home: Path, damage: Callable[[bytes], bytes], decoded: list[str]

@@ -13,8 +13,16 @@ import torch
 from cifar_lit.data.batches import BatchKey, BatchLoader, TrainingPlan
 from cifar_lit.data.images import Images
 from cifar_lit.data.worker_executor import WorkerExecutor
+from cifar_lit.errors import UserError
 
 SEED, BATCH = 5, 8
+
+
+def test_images_of_several_sizes_are_no_batch(noise: Callable[..., Images]) -> None:
+    images = noise(0, 64, 4)
+    executor = WorkerExecutor(images.pixels, images.labels, [A.RandomCrop(12, 12, p=0.5)], SEED)
+    with pytest.raises(UserError, match=r"images of different sizes, .* give those that change the size p: 1"):
+        executor[TrainingPlan(64, 64, SEED).key(0, 0)]
 
 
 def augmentation() -> list[A.BasicTransform]:

@@ -528,7 +528,8 @@ def test_products_with_a_vector_are_said_not_to_be_counted() -> None:
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             tokens = self.conv(x).flatten(2).mT[0]
-            return (tokens @ self.query).softmax(0)[None]
+            weights: torch.Tensor = tokens @ self.query
+            return weights.softmax(0)[None]
 
     (note,) = (note for note in layer_table(Pooling(), (3, 8, 8)).notes if "not counted" in note)
     assert note == "the forward (Pooling): the multiply-adds of mv are not counted"

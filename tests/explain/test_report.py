@@ -158,7 +158,7 @@ def test_classes_calibration_and_pairs_are_those_of_the_predictions() -> None:
     html = render(some_report(predictions))
     words = Page(html).words
     for score in class_scores(predictions.confusion, NAMES):
-        figures = " ".join(f"{100 * value:.2f} %" for value in (score.recall, score.precision, score.f1))
+        figures = " ".join(f"{value:.2%}".replace("%", " %") for value in (score.recall, score.precision, score.f1))
         assert f"{score.name} {figures} {score.support}" in words
     # Shares of nothing are no zeros: no image is of the last class, and none is taken for it.
     few = Predictions(np.array([0, 1]), np.eye(3, dtype=np.float32)[[0, 1]], NAMES)
