@@ -399,7 +399,7 @@ def test_a_checkpoint_of_other_classes_is_refused() -> None:
 )
 def test_names_of_classes_are_texts_that_differ(names: tuple[Any, ...], said: str) -> None:
     class Named(TinyDataModule):
-        class_names = names  # type: ignore[assignment]
+        class_names = names
 
     with pytest.raises(UserError, match=said):
         Named().setup()
