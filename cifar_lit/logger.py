@@ -44,6 +44,20 @@ class CurvesLogger(TensorBoardLogger):
         # The step and value that was last logged under a name.
         self._logged: dict[str, tuple[int | None, float]] = {}
 
+    def _get_next_version(self) -> int:
+        """Makes the folder of a new run, and gives its number: of several that begin at once each has its own."""
+        number: int = super()._get_next_version()
+        if getattr(rank_zero_only, "rank", 0):
+            # Others are told by the trainer which it is.
+            return number
+        runs = Path(self.root_dir)
+        ready_to_write(runs, "give another --trainer.default_root_dir, or --trainer.logger=false")
+        for free in itertools.count(number):
+            with contextlib.suppress(FileExistsError):
+                (runs / f"version_{free}").mkdir()
+                return free
+        raise AssertionError("numbers do not end")
+
     def _writer(self, split: str) -> SummaryWriter:
         if split not in self._writers:
             self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split), filename_suffix=self._suffix)
@@ -84,22 +98,6 @@ def tensorboard_of(trainer: Trainer) -> TensorBoardLogger | None:
     return next((logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
-def _new_version(runs: Path) -> str | None:
-    """Makes the folder of a new run, and gives its name: of several that begin at once each has its own.
-
-    Other ranks than the first are told by the trainer which it is.
-    """
-    if getattr(rank_zero_only, "rank", 0):
-        return None
-    ready_to_write(runs, "give another --trainer.default_root_dir, or --trainer.logger=false")
-    numbers = (int(path.name[8:]) for path in runs.glob("version_*") if path.name[8:].isdecimal())
-    for number in itertools.count(max(numbers, default=-1) + 1):
-        with contextlib.suppress(FileExistsError):
-            (runs / f"version_{number}").mkdir()
-            return f"version_{number}"
-    return None
-
-
 def logger_of(checkpoint: Path | None, root: Path, recipe: str, evaluates: bool) -> CurvesLogger:
     """TensorBoard for a run.
 
@@ -114,8 +112,7 @@ def logger_of(checkpoint: Path | None, root: Path, recipe: str, evaluates: bool)
     """
     run = run_of(checkpoint) if checkpoint is not None else None
     if run is None:
-        name = f"{LOGS}/{recipe}"
-        return CurvesLogger(str(root), name, None if evaluates else _new_version(root / name))
+        return CurvesLogger(str(root), name=f"{LOGS}/{recipe}")
     # TensorBoard would say so only when all is computed, from a thread of its own.
     ready_to_write(run, "give --trainer.logger=false, or a copy of the checkpoint elsewhere")
     return CurvesLogger(str(run.parent.parent), run.parent.name, run.name, evaluates)

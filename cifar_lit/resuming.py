@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from pytorch_lightning import LightningModule
+from pytorch_lightning.plugins import DoublePrecision
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -181,8 +182,9 @@ class ResumableModule(LightningModule, ABC):
             # Where a run's length is a number of steps, Lightning takes an epoch that was over for one that was not,
             # and leaves out the images of the next one.
             self.trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-            # Else Lightning would do so only when the weights have been put into a module of float32.
-            self.trainer.precision_plugin.convert_module(self)
+            if isinstance(self.trainer.precision_plugin, DoublePrecision):
+                # Lightning would do so only when the weights have been put into a module of float32.
+                self.double()
             if self.trainer.state.fn == "fit":
                 self._compare_optimizers(checkpoint)
                 self._take_live_weights(checkpoint)

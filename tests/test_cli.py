@@ -458,11 +458,15 @@ def test_a_network_of_other_classes_than_the_datas_is_refused(
 def test_runs_that_begin_at_once_have_a_folder_each(tmp_path: Path) -> None:
     (tmp_path / "lightning_logs" / "tiny" / "version_3").mkdir(parents=True)
     with ThreadPoolExecutor(8) as pool:
-        loggers = [*pool.map(lambda _: logger_of(None, tmp_path, "tiny", evaluates=False), range(8))]
-    assert sorted(int(Path(logger.log_dir).name[8:]) for logger in loggers) == [*range(4, 12)]
-    # An evaluation alone makes none.
-    assert Path(logger_of(None, tmp_path, "tiny", evaluates=True).log_dir).name == "version_12"
-    assert not (tmp_path / "lightning_logs" / "tiny" / "version_12").exists()
+        loggers = [logger_of(None, tmp_path, "tiny", evaluates=False) for _ in range(8)]
+        folders = [Path(folder) for folder in pool.map(lambda logger: logger.log_dir, loggers)]
+    assert sorted(int(folder.name[8:]) for folder in folders) == [*range(4, 12)]
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_a_run_that_only_tries_leaves_no_folder() -> None:
+    main(["fit", "--config", "tiny.yaml", "--trainer.fast_dev_run=true"])
+    assert not Path("lightning_logs").exists()
 
 
 def test_a_home_in_a_path_is_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

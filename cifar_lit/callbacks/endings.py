@@ -39,11 +39,11 @@ def _reasons(trainer: Trainer) -> Iterator[str]:
         return
     if trainer.max_epochs is None or 0 <= trainer.max_epochs <= trainer.current_epoch:
         return
+    of_all = f" of {trainer.max_epochs}" if trainer.max_epochs > 0 else ""
+    where = f"after epoch {trainer.current_epoch}{of_all}"
     for callback in callbacks:
-        where = f"after epoch {trainer.current_epoch} of {trainer.max_epochs}"
-        if isinstance(callback, EarlyStopping) and callback.stopped_epoch:
-            reason = callback.stopping_reason_message or f"{callback.monitor} stopped improving"
-            yield f"EarlyStopping ended the run {where}: {reason}"
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            yield f"EarlyStopping ended the run {where}: {callback.stopping_reason_message}"
             return
         if isinstance(callback, Timer) and (callback.time_remaining() or 1) <= 0:
             yield f"The run's time, --trainer.max_time, was over {where}."
