@@ -52,6 +52,8 @@ def hush_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # But not that another process died and why this one ends, too.
     logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
+    # And not what --trainer.profiler was asked for.
+    logging.getLogger("pytorch_lightning.profilers.profiler").setLevel(logging.INFO)
     for pattern in (
         # Lightning looks for a DataLoader of its own kind of batch.
         r".*does not have many workers.*",

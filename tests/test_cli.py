@@ -509,6 +509,17 @@ def test_why_a_run_ended_early_is_said(capsys: pytest.CaptureFixture[str]) -> No
     assert re.search(r"time, --trainer.max_time, was over after epoch \d+ of 999", capsys.readouterr().out)
 
 
+def test_a_run_that_ends_before_it_is_validated_is_not_said_to_log_too_little(recwarn: pytest.WarningsRecorder) -> None:
+    run = fit("--trainer.max_steps=2")
+    assert not [warned for warned in recwarn if "logs no" in str(warned.message)]
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+
+
+def test_a_profile_that_is_asked_for_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    fit("--trainer.profiler=simple")
+    assert "run_training_epoch" in caplog.text
+
+
 def test_explain_with_a_config_takes_that_recipes_best_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     run = fit()
     main(["explain", "--config", "tiny.yaml", "--limit=3"])

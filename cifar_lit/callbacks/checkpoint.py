@@ -78,8 +78,8 @@ class BestCheckpoint(ModelCheckpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far, and of these weights."""
         validated, self._validated = self._validated, False
-        saves = self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer)
-        if saves and (validated or not (self.monitor or "").startswith("val/")):
+        known = validated or not (self.monitor or "").startswith("val/")
+        if known and self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
