@@ -4,26 +4,32 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from cifar_lit.console import say
 from cifar_lit.errors import UserError
 
 
-def check_classes(model: str, num_classes: int, data: Any) -> None:
-    """Sees whether a network's number of classes is that of the data.
+def check_classes(model: str, num_classes: int, data: Any, stage: str) -> None:
+    """Sees whether a network's number of classes is that of the data; more can be trained, and tables want names.
 
     Args:
         model: The network's name, for the message.
         num_classes: That it tells apart.
         data: A data module; one without ``num_classes``, or none, is let pass.
+        stage: Lightning's: ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
-        UserError: It is not.
+        UserError: There are fewer, or more than have names, and these are asked for.
     """
     of_data = getattr(data, "num_classes", None)
-    if isinstance(of_data, int) and of_data != num_classes:
+    if not isinstance(of_data, int) or of_data == num_classes:
+        return
+    differ = f"{model} has num_classes {num_classes}, and {type(data).__name__} has {of_data}"
+    if num_classes < of_data or stage == "predict":
         raise UserError(
-            f"{model} has num_classes {num_classes}, and {type(data).__name__} has {of_data}: let its __init__ take "
-            "num_classes, which the command line tells it, and hand it on."
+            f"{differ}: let its __init__ take num_classes, which the command line tells it, and hand it on."
         )
+    if stage == "fit":
+        say(f"{differ}: it trains, but `predict` and `explain` have no names for the others.")
 
 
 def check_names(data: str, class_names: Sequence[Any]) -> None:

@@ -107,7 +107,7 @@ class Classifier(ResumableModule):
     def setup(self, stage: str) -> None:
         """Lightning's hook: sees whether the network's classes are the data's."""
         super().setup(stage)
-        check_classes(type(self).__name__, self.num_classes, getattr(self._trainer, "datamodule", None))
+        check_classes(type(self).__name__, self.num_classes, getattr(self._trainer, "datamodule", None), stage)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalised images, float (N, 3, H, W), to logits (N, num_classes)."""

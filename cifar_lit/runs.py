@@ -29,7 +29,7 @@ LAST = "last"
 
 def run_of(checkpoint: Path) -> Path | None:
     """The folder of the run that wrote a checkpoint, or None where it stands elsewhere."""
-    folder = checkpoint.absolute().parent
+    folder = checkpoint.parent if checkpoint.parent.name else checkpoint.absolute().parent
     return folder.parent if folder.name == "checkpoints" and (folder.parent / CONFIG).is_file() else None
 
 

@@ -444,15 +444,21 @@ def test_a_network_of_other_classes_than_the_datas_is_refused(
         "import torch\n"
         "from cifar_lit.classifier import Classifier\n"
         "class Fixed(Classifier):\n"
-        "    def __init__(self, **kwargs):\n"
-        "        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 10))\n"
-        "        super().__init__(net=net, num_classes=10)\n"
+        "    def __init__(self, outputs: int = 10):\n"
+        "        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, outputs))\n"
+        "        super().__init__(net=net, num_classes=outputs)\n"
     )
     monkeypatch.syspath_prepend(str(Path.cwd()))
     write_images(32)
     common = ["--trainer.accelerator=cpu", "--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3"]
-    said = failure(capsys, "fit", "--model=fixed.Fixed", *common)
-    assert "Fixed has num_classes 10, and ImageFolderDataModule has 3: let its __init__ take num_classes" in said
+    said = failure(capsys, "fit", "--model=fixed.Fixed", "--model.outputs=2", *common)
+    assert "Fixed has num_classes 2, and ImageFolderDataModule has 3: let its __init__ take num_classes" in said
+    # More can be learnt, and have no names.
+    main(["fit", "--model=fixed.Fixed", *common, "--trainer.max_epochs=1"])
+    assert "10, and ImageFolderDataModule has 3: it trains, but `predict` and" in capsys.readouterr().out
+    main(["test"])
+    for command in ("predict", "explain"):
+        assert "num_classes 10, and ImageFolderDataModule has 3: let its" in failure(capsys, command)
 
 
 def test_runs_that_begin_at_once_have_a_folder_each(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "cifar_lit"
 FOUNDATIONS = {"errors", "console", "runs", "precision", "identity", "files", "monitor", "plain", "classes"}
 MAY_IMPORT = {
     "errors": set(),
-    "classes": {"errors"},
+    "classes": {"console", "errors"},
     "console": {"errors"},
     "runs": {"errors", "console", "files"},
     "precision": set(),

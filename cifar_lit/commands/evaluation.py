@@ -11,6 +11,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 import cifar_lit
+from cifar_lit.classes import check_classes
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
 from cifar_lit.explain.network import network_of
@@ -115,13 +116,15 @@ def evaluate(trainer: Trainer, model: LightningModule, datamodule: LightningData
         datamodule: An `ImageDataModule`.
 
     Raises:
-        UserError: The data module is of another kind, the trainer has several devices, or logits are no numbers.
+        UserError: The data module is of another kind, the trainer has several devices, or logits are no numbers or of
+            other classes.
     """
     data = image_data(datamodule)
     if trainer.world_size > 1:
         raise UserError(f"{trainer.world_size} devices are too many for this command: give --trainer.devices=1.")
     batches = trainer.predict(_Logits(model), datamodule=datamodule)
     logits, labels = (torch.cat(parts).cpu().numpy() for parts in zip(*batches or [], strict=True))
+    check_classes(type(model).__name__, logits.shape[1], data, "predict")
     lost = int((~np.isfinite(logits)).any(axis=1).sum())
     if lost:
         raise UserError(f"The network's output for {lost:,} of {len(logits):,} images is no number: training diverged.")
