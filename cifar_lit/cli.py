@@ -214,7 +214,7 @@ class CifarCLI(LightningCLI):
         # Behind those that have something to do for the step behind which it stops.
         callbacks.append(Stops())
         trainer: Trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)
-        check_early_stopping(trainer.callbacks)  # type: ignore[attr-defined]
+        check_early_stopping(trainer.callbacks if self.subcommand == "fit" else ())  # type: ignore[attr-defined]
         share_batch_norm_on_cpu(trainer)
         return trainer
 

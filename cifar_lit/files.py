@@ -43,14 +43,19 @@ def files_below(folder: Path, within: str, pattern: str) -> list[Path]:
         pattern: Of the files' names, such as ``best*.ckpt``.
     """
     found: list[Path] = []
-    seen = set[str]()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        # A link may lead to where it stands.
-        if (real := os.path.realpath(here)) in seen:
-            folders.clear()
-        elif Path(here).name == within:
-            found += (path for name in fnmatch.filter(names, pattern) if (path := Path(here, name)).is_file())
-        seen.add(real)
+    taken = set[str]()
+    # Behind links only what is not found without them: a file has the path that people know.
+    for followed in (False, True):
+        walked = set[str]()
+        for here, folders, names in os.walk(folder, followlinks=followed):
+            real = os.path.realpath(here)
+            if Path(here).name == within and real not in taken:
+                taken.add(real)
+                found += (path for name in fnmatch.filter(names, pattern) if (path := Path(here, name)).is_file())
+            # A link may lead to where it stands.
+            if real in walked:
+                folders.clear()
+            walked.add(real)
     return found
 
 

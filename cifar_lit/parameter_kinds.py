@@ -20,8 +20,14 @@ def is_filters(parameter: Tensor, group: Mapping[str, Any]) -> bool:
 
 
 def is_scale(parameter: Tensor) -> bool:
-    """Whether a parameter is one number a channel, whatever its shape: (C,), (C, 1, 1), (1, C, 1, 1)."""
-    return parameter.ndim <= 1 or (parameter.ndim > 2 and sum(size > 1 for size in parameter.shape) <= 1)
+    """Whether a parameter is one number a channel: (C,), (C, 1, 1) or (1, C, 1, 1).
+
+    A depthwise convolution of 1×1 is too, and has the shape of filters: (C, 1, 1, 1).
+    """
+    if parameter.ndim <= 2:
+        return parameter.ndim < 2
+    is_of_filters = parameter.ndim > 3 and len(parameter) > 1
+    return not is_of_filters and sum(size > 1 for size in parameter.shape) <= 1
 
 
 def _kind(parameter: Tensor, group: Mapping[str, Any]) -> Literal["biases", "matrices", "filters"]:

@@ -31,7 +31,7 @@ from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
 from cifar_lit.logger import logger_of
 from cifar_lit.models import ResNetV1
-from cifar_lit.runs import find_checkpoint, with_own_config
+from cifar_lit.runs import checkpoints, find_checkpoint, with_own_config
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = {
@@ -492,7 +492,15 @@ def test_runs_behind_a_link_are_found_and_broken_links_are_not(tmp_path: Path) -
     Path("lightning_logs/tiny").symlink_to(tmp_path / "elsewhere")
     Path("elsewhere/round").symlink_to(tmp_path / "lightning_logs")
     main(["fit", "--config", "tiny.yaml"])
+    Path("elsewhere/version_0/a_link").symlink_to(tmp_path / "elsewhere" / "version_0" / "checkpoints")
+    Path("lightning_logs/latest").symlink_to(tmp_path / "lightning_logs" / "older")
     assert "lightning_logs/tiny/version_0" in str(find_checkpoint("best", Path()))
+    # Where there is a path without links it is that one.
+    whole = Path("lightning_logs/older/version_0/checkpoints/last.ckpt")
+    whole.touch()
+    Path("lightning_logs/older/version_0/a_link").symlink_to(whole.parent.absolute())
+    assert checkpoints("last", Path(), "older") == [whole]
+    assert whole in checkpoints("last", Path())
 
 
 def test_a_run_goes_on_in_its_folder_from_inside_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,9 +518,15 @@ def test_why_a_run_ended_early_is_said(capsys: pytest.CaptureFixture[str]) -> No
     assert "Nothing was left to do: the run had ended after epoch 2. A larger --trainer" in capsys.readouterr().out
     stopping = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
     fit("--trainer.max_epochs=9", *stopping, "--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=99")
-    assert re.search(r"EarlyStopping ended the run after epoch 2 of 9: .*val/loss", capsys.readouterr().out)
-    fit("--trainer.max_epochs=999", "--trainer.max_time=00:00:00:01")
-    assert re.search(r"time, --trainer.max_time, was over after epoch \d+ of 999", capsys.readouterr().out)
+    assert re.search(
+        r"EarlyStopping ended the run after step 6, before epoch 9 was over: .*val/loss", capsys.readouterr().out
+    )
+    timed = ["--trainer.max_epochs=999", "--trainer.max_time=00:00:00:01"]
+    fit(*timed)
+    over = r"time, --trainer.max_time, was over after step [\d,]+, before epoch 999 was over"
+    assert re.search(over, capsys.readouterr().out)
+    fit(*timed, "--ckpt_path=last")
+    assert re.search(over, capsys.readouterr().out)
 
 
 def test_a_run_that_ends_before_it_is_validated_is_not_said_to_log_too_little(recwarn: pytest.WarningsRecorder) -> None:
@@ -536,6 +550,15 @@ def test_options_of_pictures_are_refused_without_pictures(capsys: pytest.Capture
     fit()
     for option in ("--overlays", "--output_dir=out"):
         assert "are for one's own pictures: give --images" in failure(capsys, "predict", option)
+
+
+def test_a_run_that_stopped_by_the_wrong_mode_can_be_tested() -> None:
+    run = fit()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/accuracy"}}
+    config["trainer"]["callbacks"] = [stopping]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    main(["test"])
 
 
 def test_a_summary_is_of_images_of_the_runs_size(

@@ -17,7 +17,7 @@ from cifar_lit import optimizers
 from cifar_lit.classifier import Classifier, OptimizerCallable
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
-from cifar_lit.models import ResNetV1, SpeedNet
+from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, PlainCNN, ResNet18, ResNetV1, ResNetV2, SpeedNet
 from cifar_lit.optimizers import DecoupledSGD, MuonSGD, NesterovSGD, begin_momentum, orthogonalize
 from cifar_lit.schedules import Triangular
 
@@ -145,6 +145,19 @@ def test_the_speed_network_works_with_any_optimizer(optimizer: Any) -> None:
     steps.step()
     moved = [not torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True)]
     assert moved == [p.requires_grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [ResNetV1(8), ResNetV2(11), ResNet18(), SpeedNet(), PlainCNN(), DepthwiseNet(), DilatedSeparableNet()],
+    ids=lambda model: type(model).__name__,
+)
+def test_of_our_networks_the_number_of_dimensions_tells(model: Classifier) -> None:
+    found = rates(MuonSGD(model.parameter_groups(), lr=0.2, head_lr=0.5, bias_lr=4.0))
+    expected = {1: 4.0, 2: 0.5, 4: 0.2}
+    assert {key: lr for key, (lr, _) in found.items()} == {
+        id(p): expected[p.ndim] for p in model.parameters() if p.requires_grad
+    }
 
 
 def test_scales_norms_and_embeddings_are_no_filters() -> None:

@@ -83,10 +83,15 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether a value is among the best: of equal ones, as of few images, the later, which was trained longer."""
+        """Whether a value is among the best: of equal ones, as of few images, the later, which was trained longer.
+
+        Where several are kept, equal ones are not told apart.
+        """
         if super().check_monitor_top_k(trainer, current):
             return True
-        return bool(self.best_k_models) and bool(current == self.best_k_models[self.kth_best_model_path])
+        same = self.save_top_k == 1 and bool(current == self.best_model_score)
+        # A metric may differ from rank to rank, and all must save or none.
+        return bool(trainer.strategy.reduce_boolean_decision(same))
 
     def _can_monitor(self, trainer: Trainer) -> bool:
         if self.monitor is None or self.monitor in trainer.callback_metrics:

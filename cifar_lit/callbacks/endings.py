@@ -30,21 +30,21 @@ def last_words(trainer: Trainer, root: Path) -> list[str]:
 def _reasons(trainer: Trainer) -> Iterator[str]:
     """At most one, of several the first."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    if not any(callback.stepped for callback in callbacks if isinstance(callback, Stops)):
-        if trainer.global_step:
+    epochs = trainer.max_epochs
+    if epochs is not None and 0 <= epochs <= trainer.current_epoch:
+        if trainer.global_step and not any(c.stepped for c in callbacks if isinstance(c, Stops)):
             yield (
                 f"Nothing was left to do: the run had ended after epoch {trainer.current_epoch}. A larger "
                 "--trainer.max_epochs has it go on."
             )
         return
-    if trainer.max_epochs is None or 0 <= trainer.max_epochs <= trainer.current_epoch:
-        return
-    of_all = f" of {trainer.max_epochs}" if trainer.max_epochs > 0 else ""
-    where = f"after epoch {trainer.current_epoch}{of_all}"
+    where = f"after step {trainer.global_step:,}" + (
+        f", before epoch {epochs} was over" if epochs and epochs > 0 else ""
+    )
     for callback in callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             yield f"EarlyStopping ended the run {where}: {callback.stopping_reason_message}"
             return
-        if isinstance(callback, Timer) and (callback.time_remaining() or 1) <= 0:
+        if isinstance(callback, Timer) and (remaining := callback.time_remaining()) is not None and remaining <= 0:
             yield f"The run's time, --trainer.max_time, was over {where}."
             return
