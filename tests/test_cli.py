@@ -518,12 +518,11 @@ def test_why_a_run_ended_early_is_said(capsys: pytest.CaptureFixture[str]) -> No
     assert "Nothing was left to do: the run had ended after epoch 2. A larger --trainer" in capsys.readouterr().out
     stopping = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
     fit("--trainer.max_epochs=9", *stopping, "--trainer.callbacks.patience=1", "--trainer.callbacks.min_delta=99")
-    assert re.search(
-        r"EarlyStopping ended the run after step 6, before epoch 9 was over: .*val/loss", capsys.readouterr().out
-    )
+    said = capsys.readouterr().out
+    assert re.search(r"EarlyStopping ended the run after step 6 \(of 9 epochs\): .*val/loss", said)
     timed = ["--trainer.max_epochs=999", "--trainer.max_time=00:00:00:01"]
     fit(*timed)
-    over = r"time, --trainer.max_time, was over after step [\d,]+, before epoch 999 was over"
+    over = r"time, --trainer.max_time, was over after step [\d,]+ \(of 999 epochs\)\."
     assert re.search(over, capsys.readouterr().out)
     fit(*timed, "--ckpt_path=last")
     assert re.search(over, capsys.readouterr().out)

@@ -38,9 +38,8 @@ def _reasons(trainer: Trainer) -> Iterator[str]:
                 "--trainer.max_epochs has it go on."
             )
         return
-    where = f"after step {trainer.global_step:,}" + (
-        f", before epoch {epochs} was over" if epochs and epochs > 0 else ""
-    )
+    of_all = f" (of {epochs} epochs)" if epochs is not None and epochs > 0 else ""
+    where = f"after step {trainer.global_step:,}{of_all}"
     for callback in callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             yield f"EarlyStopping ended the run {where}: {callback.stopping_reason_message}"
