@@ -1,4 +1,4 @@
-"""Files that a command leaves behind."""
+"""Files that a command leaves behind, and finds again."""
 
 import contextlib
 import fnmatch
@@ -43,19 +43,20 @@ def files_below(folder: Path, within: str, pattern: str) -> list[Path]:
         pattern: Of the files' names, such as ``best*.ckpt``.
     """
     found: list[Path] = []
-    taken = set[str]()
-    # Behind links only what is not found without them: a file has the path that people know.
-    for followed in (False, True):
-        walked = set[str]()
-        for here, folders, names in os.walk(folder, followlinks=followed):
+    taken, walked = set[str](), set[str]()
+    # Links are walked last, so that a file has the path that people know.
+    starts = [folder]
+    for start in starts:
+        for here, folders, names in os.walk(start):
             real = os.path.realpath(here)
             if Path(here).name == within and real not in taken:
                 taken.add(real)
                 found += (path for name in fnmatch.filter(names, pattern) if (path := Path(here, name)).is_file())
-            # A link may lead to where it stands.
             if real in walked:
+                # A link may lead to where it stands.
                 folders.clear()
             walked.add(real)
+            starts += (path for name in folders if (path := Path(here, name)).is_symlink())
     return found
 
 

@@ -1,7 +1,6 @@
 """TensorBoard, with the curves of training and validation on one chart."""
 
 import contextlib
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +51,11 @@ class CurvesLogger(TensorBoardLogger):
             return number
         runs = Path(self.root_dir)
         ready_to_write(runs, "give another --trainer.default_root_dir, or --trainer.logger=false")
-        for free in itertools.count(number):
+        while True:
             with contextlib.suppress(FileExistsError):
-                (runs / f"version_{free}").mkdir()
-                return free
-        raise AssertionError("numbers do not end")
+                (runs / f"version_{number}").mkdir()
+                return number
+            number += 1
 
     def _writer(self, split: str) -> SummaryWriter:
         if split not in self._writers:

@@ -7,7 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from cifar_lit.callbacks.panel import Panel, board
 from cifar_lit.callbacks.record import Evaluated
 from cifar_lit.explain.figures import class_scores_figure, confusion_figure
-from cifar_lit.explain.scoring import ClassScore, class_scores
+from cifar_lit.explain.scoring import ClassScore, class_scores, percent
 from cifar_lit.logger import tensorboard_of
 
 
@@ -69,6 +69,5 @@ def table(scores: Sequence[ClassScore]) -> str:
     rows = ["| class | precision | recall | F1 | support |", "| --- | ---: | ---: | ---: | ---: |"]
     for s in scores:
         name = s.name.replace("|", "\\|")
-        shares = ("–" if share is None else f"{share:.1%}" for share in (s.precision, s.recall, s.f1))
-        rows.append(f"| {name} | {' | '.join(shares)} | {s.support:,} |")
+        rows.append(f"| {name} | {percent(s.precision)} | {percent(s.recall)} | {percent(s.f1)} | {s.support:,} |")
     return "\n".join(rows)

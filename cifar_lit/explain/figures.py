@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar_lit.explain.fonts import families
-from cifar_lit.explain.scoring import Calibration, ClassScore
+from cifar_lit.explain.scoring import Calibration, ClassScore, percent
 
 # A power of two: pixels divided into inches and multiplied again are the same number of pixels.
 DPI = 64
@@ -171,7 +171,7 @@ def class_scores_figure(scores: Sequence[ClassScore]) -> Figure:
             for right, share in zip(rights, (score.precision, score.recall, score.f1), strict=False):
                 start = right - COLUMN + 12
                 pixels[y + 2 : y + ROW - 2, start : start + round((share or 0) * (COLUMN - 10))] = bar
-                _text(figure, right, y + ROW / 2, "–" if share is None else f"{share:.1%}", ha="right", va="center")
+                _text(figure, right, y + ROW / 2, percent(share), ha="right", va="center")
     figure.figimage(pixels, origin="upper")
     return figure
 

@@ -34,8 +34,8 @@ PERCENTAGES = ("accuracy", "precision", "recall", "f1", "ece")
 LABELS = {"ece": "calibration error (ECE)", "macs": "MACs"}
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 _ENVIRONMENT = Environment(

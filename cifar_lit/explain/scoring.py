@@ -129,6 +129,11 @@ def class_scores(confusion: NDArray[np.int64], class_names: Sequence[str]) -> li
     ]
 
 
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as ``66.7%``; of nothing ``–``."""
+    return "–" if share is None else f"{share:.1%}"
+
+
 def _share(part: np.int64, whole: np.int64) -> float | None:
     return float(part / whole) if whole else None
 
