@@ -16,15 +16,13 @@ from typing import NoReturn
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from cifar_lit.errors import UserError
+from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
+from cifar_lit.parser_reports import MESSAGE_LIMIT, parsing_problem, single
 
-TRACEBACK_VARIABLE = "CIFAR_LIT_TRACEBACK"
 # Gloo's words and NCCL's.
 RANK_LOST = re.compile(r"Connection (closed|reset) by|Connection was likely closed|remote process exited|Broken pipe")
 # How long a further process waits for the first one to say what is wrong.
 FIRST_RANK_SECONDS = 20.0
-# Characters of a library's message that are shown.
-MESSAGE_LIMIT = 400
 # Names that a message lists.
 NAMED = 5
 
@@ -122,16 +120,16 @@ def one_line(error: BaseException) -> str:
     """
     for link in _chain(error):
         if isinstance(link, UserError):
-            return f"cifar-lit: {_single(str(link))}"
+            return f"cifar-lit: {single(str(link))}"
     # By name: argparse, jsonargparse and Lightning have several classes of these names.
     kind = type(error).__name__
     if kind in ("ArgumentError", "ArgumentTypeError"):
-        return f"cifar-lit: {_parsing_problem(str(error))}"
+        return f"cifar-lit: {parsing_problem(str(error))}"
     frames = traceback.extract_tb(error.__traceback__)
     of_lightning = bool(frames) and re.search(r"[/\\](pytorch_lightning|lightning_fabric)[/\\]", frames[-1].filename)
     if kind == "MisconfigurationException" or (of_lightning and kind in ("ValueError", "TypeError")):
         # Lightning's own words about an option.
-        return f"cifar-lit: {_single(str(error))}"
+        return f"cifar-lit: {single(str(error))}"
     if "Error(s) in loading state_dict" in str(error):
         return (
             "cifar-lit: The checkpoint is of another architecture than the settings: leave --config out to take its "
@@ -145,7 +143,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"cifar-lit: A settings file is no UTF-8 text ({error}): save it as UTF-8."
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    message = _single(str(error))
+    message = single(str(error))
     message = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
     return f"cifar-lit: {kind}{place}: {message} ({TRACEBACK_VARIABLE}=1 shows the whole traceback)"
 
@@ -154,42 +152,3 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _single(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _parsing_problem(text: str) -> str:
-    """The gist of jsonargparse's report: which option, and the innermost of its nested reasons."""
-    # Optional[...] also reports that None was not given.
-    text = text.replace("Expected a <class 'NoneType'>", "")
-    keys = re.findall(r'Parser key "([^"]+)"', text)
-    option = "--" + ".".join(keys)
-    if match := re.search(r"Option '([^']+)' is not accepted", text):
-        classes = re.findall(r"class_path '?([\w.]+)'", text[: match.start()])
-        classes += re.findall(r"class_path='([\w.]+)'", text[match.end() :].partition("\n")[0])
-        name = classes[-1].rpartition(".")[2] if classes else option
-        return f"{name} has no option {match[1]!r}: see {option}.help {name}."
-    value = re.search(r"(?:Got|Given) value: (\S+?)\.?\s", text + " ")
-    given = f", not {value[1]!r}" if value else ""
-    if kinds := re.findall(r"Expected a <class '(\w+)'>", text):
-        article = "an" if kinds[0] == "int" else "a"
-        return f"{option} wants {article} {' or '.join(dict.fromkeys(kinds))}{given}."
-    if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\]", text):
-        return f"{option} wants one of {', '.join(choices)}{given}."
-    if match := re.search(r"Expected a dot import path string: (\S+)", text):
-        return f"{option} knows no class {match[1]!r}: give one that the README names, or module.Class of your own."
-    if match := re.search(r"[Uu]nrecognized arguments?: (\S+)", text):
-        return f"there is no option {match[1]}: see --help."
-    if match := re.search(r"arguments are required: (.*)", text):
-        missing = match[1].partition("\n")[0]
-        if "model" in missing:
-            return f"{missing.replace('fit.', '--')} missing: give a recipe, such as --config configs/quickstart.yaml."
-        return f"{option} lacks {missing}: give it."
-    if match := re.search(r"Problems parsing config: (.*)", text, re.DOTALL):
-        return f"the --config file is no valid YAML: {_single(match[1]).replace('<unicode string>', 'it')}."
-    if match := re.search(r"File does not exist: (.*)", text):
-        return f"there is no file {match[1]}: give the path of a recipe, such as configs/resnet20.yaml."
-    message = _single(text)
-    return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"

@@ -1,6 +1,9 @@
-"""The one exception whose message is meant for the person at the keyboard, and a check that raises it."""
+"""The one exception whose message is meant for the person at the keyboard, a check that raises it, and the way out."""
 
 from typing import Any, get_args
+
+# An environment variable; with it set an error is shown with all that Python knows of it.
+TRACEBACK_VARIABLE = "CIFAR_LIT_TRACEBACK"
 
 
 class UserError(Exception):

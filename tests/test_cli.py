@@ -595,6 +595,39 @@ def test_number_of_classes_flows_from_the_data() -> None:
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
+        ("--model=own.Plain", "--model wants a class derived from LightningModule, and own.Plain is none."),
+        ("--model=own.Nett", "--model is own.Nett, and there is no 'Nett' in own: "),
+        ("--model=owm.Net", "--model is owm.Net, and there is no module 'owm': start where its file is"),
+        ("--model=own.py", "--model wants a class by its import path, such as my_package.MyClass, not 'own.py'."),
+        ("--model=needy.Net", "--model is needy.Net, which cannot be imported: No module named 'absent' (CIFAR_LIT_"),
+        ("--model=slip.Net", "--model is slip.Net, which cannot be imported: name 'torhc' is not defined (CIFAR_LIT_"),
+        (
+            "--config=slip.yaml",
+            "--model is slip.Net, which cannot be imported: name 'torhc' is not defined (CIFAR_LIT_",
+        ),
+        ("--config=plain.yaml", "--model wants a class derived from LightningModule, and own.Plain is none."),
+        ("--model.optimizer=own.Plain", "--model.optimizer wants a class derived from Optimizer, and own.Plain is"),
+        ("--model.schedule=owm.Slope", "--model.schedule is owm.Slope, and there is no module 'owm': "),
+        ("--trainer.callbacks+=owm.Tea", "--trainer.callbacks is owm.Tea, and there is no module 'owm': "),
+        ("--trainer.logger=owm.Log", "--trainer.logger is owm.Log, and there is no module 'owm': "),
+        ("--data.transforms+=own.Plain", "--data.transforms wants a class derived from BasicTransform, and own.Plain"),
+    ],
+)
+def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
+    args: str, expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("own.py").write_text("import torch\nclass Plain:\n    width: int = 3\n")
+    Path("needy.py").write_text("import absent\n")
+    Path("slip.py").write_text("import torch\nNet = torhc.nn.Module\n")
+    Path("slip.yaml").write_text("model: {class_path: slip.Net}\n")
+    Path("plain.yaml").write_text("model: {class_path: own.Plain}\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    assert expected in failure(capsys, "fit", "--config", "tiny.yaml", args)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
         (["--model.depth=21"], r"depth 21 is not 6n\+2. The nearest depths are 20 and 26"),
         (["--data.batch_size=0"], "batch_size is 0: give a whole number of at least 1"),
         (["--data.batch_size=many"], "--data.batch_size wants an int, not 'many'"),

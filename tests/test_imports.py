@@ -9,11 +9,23 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cifar_lit"
 # Rooms that every room may use: they import none of the others.
-FOUNDATIONS = {"errors", "console", "runs", "precision", "identity", "files", "monitor", "plain", "classes"}
+FOUNDATIONS = {
+    "errors",
+    "console",
+    "runs",
+    "precision",
+    "identity",
+    "files",
+    "monitor",
+    "plain",
+    "classes",
+    "parser_reports",
+}
 MAY_IMPORT = {
     "errors": set(),
     "classes": {"console", "errors"},
-    "console": {"errors"},
+    "console": {"errors", "parser_reports"},
+    "parser_reports": {"errors"},
     "runs": {"errors", "console", "files"},
     "precision": set(),
     "identity": {"errors", "console"},
