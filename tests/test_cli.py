@@ -408,6 +408,18 @@ def test_ones_own_pictures_are_of_the_size_of_ones_own_data(monkeypatch: pytest.
     assert sizes == {16}
 
 
+def test_without_a_logger_no_run_writes_over_another_ones_last_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--config", "tiny.yaml", "--trainer.logger=false"]
+    main(["fit", *options])
+    last = Path("checkpoints/last.ckpt")
+    before = last.read_bytes()
+    assert "last.ckpt is another run's and would be written over: go on" in failure(capsys, "fit", *options)
+    assert last.read_bytes() == before
+    main(["fit", *options, "--trainer.fast_dev_run=1"])
+    main(["fit", *options, f"--ckpt_path={last}", "--trainer.max_epochs=3"])
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+
+
 def test_ones_own_model_and_data_by_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.py").write_text(
         "import torch, pytorch_lightning as pl\n"

@@ -114,6 +114,9 @@ class LastCheckpoint(ModelCheckpoint):
 
     Args:
         every_n_minutes: Save by the clock, in the middle of an epoch; None for the end of each epoch.
+
+    Raises:
+        UserError: At the start of a fit, another run's is there. With a logger each run has a folder of its own.
     """
 
     def __init__(self, every_n_minutes: float | None = None) -> None:
@@ -129,6 +132,17 @@ class LastCheckpoint(ModelCheckpoint):
         )
         # The one that goes by the clock leaves stops, and the end of a run, to the other one.
         self.save_on_exception = by_epoch
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to write over what another run has learnt."""
+        begins_afresh = trainer.ckpt_path is None and not self.best_model_path
+        if begins_afresh and not trainer.fast_dev_run and self.dirpath is not None:  # type: ignore[attr-defined]
+            there = Path(self.dirpath, f"{LAST}.ckpt")
+            if there.is_file():
+                raise UserError(
+                    f"{there} is another run's and would be written over: go on from it with --ckpt_path, remove it, "
+                    "or give another --trainer.default_root_dir."
+                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins."""
