@@ -35,8 +35,7 @@ from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.callbacks.settings import SaveFitConfig
 from cifar_lit.callbacks.stops import Stopped, Stops
 from cifar_lit.checkpoint_io import with_atomic_saving
-from cifar_lit.commands.learnt_data import take_learnt
-from cifar_lit.commands.pictures import stand_in_for_data
+from cifar_lit.commands.learnt_data import stand_in_for_data, take_learnt
 from cifar_lit.console import exit_with, hush_libraries, say
 from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
 from cifar_lit.files import expanded

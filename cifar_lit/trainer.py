@@ -113,7 +113,7 @@ class CifarTrainer(Trainer):
             return_predictions: Return them; by default so where one process runs.
             ckpt_path: The checkpoint: a file, or best or last of the newest run; by default best.
             weights_only: Load it as data alone.
-            images: A folder of pictures to predict instead of the test images.
+            images: A folder of pictures, or one, to predict instead of the test images.
             overlays: Also write each picture with Grad-CAM of what was predicted.
             output_dir: Folder for the predictions of pictures; by default pictures in the run's folder.
             method: Of drawing where the network looks, by grad-cam's name for it, such as GradCAM or HiResCAM.

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
 from cifar_lit.console import printable
@@ -67,3 +68,31 @@ def take_learnt(content: Mapping[str, Any], data: Any, path: Path) -> None:
         same_classes(learnt["class_names"], class_names, str(path))
         if hasattr(data, "normalise_as"):
             data.normalise_as(learnt)
+
+
+class NoImages(LightningDataModule):
+    """Stands in for a run's data where a checkpoint tells all that is asked of them: they may be gone.
+
+    Args:
+        num_classes: Number of classes.
+        image_size: Side in pixels of what the network is given, or height and width.
+    """
+
+    def __init__(self, num_classes: int, image_size: Any = 32) -> None:
+        super().__init__()
+        self.num_classes, self.image_size = num_classes, image_size
+
+
+def stand_in_for_data(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """What one's own pictures need of a run's data, as its checkpoint tells it: a class and its arguments.
+
+    Args:
+        content: Of the checkpoint.
+        checkpoint: Its path, to be named in an error.
+    """
+    names, _ = preprocessing_in(content, checkpoint)
+    # Older checkpoints keep it only where it is an argument.
+    settings = content.get("datamodule_hyper_parameters", {})
+    size = (data_in(content) or {}).get("image_size", settings.get("image_size", 32))
+    class_path = f"{NoImages.__module__}.{NoImages.__name__}"
+    return {"class_path": class_path, "init_args": {"num_classes": len(names), "image_size": size}}

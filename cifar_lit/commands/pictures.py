@@ -8,23 +8,20 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning import LightningModule
 from torch import Tensor
 from tqdm import tqdm
 
 from cifar_lit.commands.evaluation import cam_target_of
-from cifar_lit.commands.learnt_data import preprocessing_in
 from cifar_lit.console import first_names, printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
 from cifar_lit.files import ready_to_write, write_atomically
-from cifar_lit.runs import data_in
 
 Pixels = NDArray[np.uint8]
 
@@ -42,39 +39,11 @@ OVERLAYS = "overlays"
 OVERLAY_SIDE = 256
 
 
-class NoImages(LightningDataModule):
-    """Stands in for a run's data where a checkpoint tells all that is asked of them: they may be gone.
-
-    Args:
-        num_classes: Number of classes.
-        image_size: Side in pixels of what the network is given, or height and width.
-    """
-
-    def __init__(self, num_classes: int, image_size: Any = 32) -> None:
-        super().__init__()
-        self.num_classes, self.image_size = num_classes, image_size
-
-
-def stand_in_for_data(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """What one's own pictures need of a run's data, as its checkpoint tells it: a class and its arguments.
-
-    Args:
-        content: Of the checkpoint.
-        checkpoint: Its path, to be named in an error.
-    """
-    names, _ = preprocessing_in(content, checkpoint)
-    # Older checkpoints keep it only where it is an argument.
-    settings = content.get("datamodule_hyper_parameters", {})
-    size = (data_in(content) or {}).get("image_size", settings.get("image_size", 32))
-    class_path = f"{NoImages.__module__}.{NoImages.__name__}"
-    return {"class_path": class_path, "init_args": {"num_classes": len(names), "image_size": size}}
-
-
 def predict_pictures(
     model: LightningModule,
     read: Callable[[Path], Pixels],
     normalize: Callable[[Tensor], Tensor],
-    folder: Path,
+    pictures: Path,
     output: Path,
     class_names: Sequence[str],
     overlays: Path | None = None,
@@ -89,7 +58,7 @@ def predict_pictures(
         model: Maps normalised images to logits; with its weights.
         read: Reads a file as pixels, uint8 (H, W, 3), RGB, all of one size; raises `UserError` where it cannot.
         normalize: Maps pixels, uint8 (N, H, W, 3), to what the model gets, float32 (N, 3, H, W).
-        folder: Of pictures, in folders below it, too.
+        pictures: A folder of them, in folders below it, too; or one, of which a line says what it is taken for.
         output: The CSV file to write.
         class_names: In the order of the logits.
         overlays: Folder for a picture a file with Grad-CAM of the predicted class beside the image; None makes none.
@@ -104,7 +73,10 @@ def predict_pictures(
         raise UserError(
             f"{type(model).__name__} names no cam_layer, so there are no overlays: add it, or ask for none."
         )
-    files, others = _pictures_in(folder, output, overlays)
+    # One picture is a folder that holds it alone.
+    one = pictures.is_file()
+    folder = pictures.parent if one else pictures
+    files, others = ([pictures], []) if one else _pictures_in(folder, output, overlays)
     ready_to_write(output.parent)
     if overlays is not None:
         ready_to_write(overlays)
@@ -139,7 +111,11 @@ def predict_pictures(
     writer.writerow(["file", "predicted", "probability", "second", "third", *(f"p_{name}" for name in class_names)])
     writer.writerows(rows)
     write_atomically(output, table.getvalue())
-    say(f"Wrote {len(rows):,} predictions to {output}" + (f" and Grad-CAM to {overlays}" if overlays else ""))
+    if one and rows:
+        others_in_order = ", ".join(name for name in rows[0][3:5] if name)
+        say(f"{printable(rows[0][0])}: {rows[0][1]}, {100 * float(rows[0][2]):.1f} % sure; then {others_in_order}")
+    counted = f"{len(rows):,} prediction{'' if len(rows) == 1 else 's'}"
+    say(f"Wrote {counted} to {output}" + (f" and Grad-CAM to {overlays}" if overlays else ""))
     listed = output.with_name(UNREADABLE)
     if unreadable:
         write_atomically(listed, "".join(f"{name}\n" for name in _names(unreadable, folder)))
@@ -164,7 +140,7 @@ def _remove_overlays(table: Path, place: Path, kept: set[str]) -> None:
 def _pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[list[Path], list[Path]]:
     """Pictures by their names' endings, and other files; without hidden ones and those that a run before wrote."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give one that holds pictures.")
+        raise UserError(f"{folder} is no folder and no picture: give one that holds pictures, or a picture.")
     written = [output.resolve(), output.with_name(UNREADABLE).resolve()]
     if overlays is not None and overlays.resolve() == folder.resolve():
         raise UserError(f"Overlays in {folder} would mix with its pictures: name another folder for them.")

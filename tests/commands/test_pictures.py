@@ -260,8 +260,27 @@ def test_a_network_without_a_layer_for_overlays(run: Run, folder: Path) -> None:
     assert len(predict(run, folder, folder.parent / "table.csv", model)) == 2
 
 
+def test_one_picture(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, other = picture(folder / "a.png", "blue"), picture(folder / "b.png")
+    output, overlays = folder.parent / "new" / "table.csv", folder.parent / "new" / "cam"
+    _, row = predict(run, file, output, overlays=overlays)
+    assert row[0] == "a.png"
+    beside_another = predict(run, folder, folder.parent / "table.csv")[1]
+    assert beside_another[:2] == row[:2]
+    assert np.array(beside_another[5:], float) == pytest.approx(np.array(row[5:], float), abs=1e-6)
+    assert [path.name for path in overlays.iterdir()] == ["a.png.png"]
+    out = capsys.readouterr().out
+    assert f"a.png: {row[1]}, {100 * float(row[2]):.1f} % sure; then {row[3]}, {row[4]}\n" in out
+    assert "Wrote 1 prediction to " in out
+    # Of a folder the table is enough.
+    assert out.count("% sure") == 1
+    other.write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"1 file \(b.png\) of 1 could not be read"):
+        predict(run, other, output)
+
+
 def test_no_pictures(run: Run, folder: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is no folder and no picture"):
         predict(run, folder, folder.parent / "table.csv")
     folder.mkdir()
     (folder / "notes.txt").write_text("")
