@@ -2,8 +2,13 @@
 
 import json
 import re
+import warnings
 from itertools import combinations
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 from benchmarks.accuracy import settings_of
 
@@ -71,3 +76,19 @@ def test_it_says_of_a_page_what_the_page_says() -> None:
     for i, j in others:
         ways = (f"{confusion[i][j]} and {confusion[j][i]}", f"{confusion[j][i]} and {confusion[i][j]}")
         assert any(f"({way})" in said for way in ways), (names[i], names[j])
+
+
+def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    few = 'max_epochs=1, limit_train_batches=2, accelerator="cpu", enable_progress_bar=False'
+    shorter = code.replace("max_epochs=12", few)
+    assert shorter != code
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        # Lightning's, of an epoch that is shorter than the logging interval.
+        warnings.simplefilter("ignore")
+        exec(compile(shorter, "README.md", "exec"), names)
+    (batch,) = names["probabilities"]
+    assert (batch.shape, batch.dtype) == ((359, 10), torch.float32)
+    assert batch.sum(dim=1) == pytest.approx(1, abs=1e-5)
