@@ -37,7 +37,7 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
     # The Frobenius norm: no singular value is larger.
     x = (x / (x.norm(dim=(1, 2), keepdim=True) + EPSILON)).to(_fast_dtype(x.device.type))
     for _ in range(steps):
-        gram = x @ x.mT
+        gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if is_tall else x
 
@@ -128,27 +128,36 @@ class MuonSGD(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            others: list[Tensor] = []
-            filters: defaultdict[torch.Size, list[Tensor]] = defaultdict(list)
-            for parameter in parameters:
-                (filters[parameter.shape] if is_filters(parameter, group) else others).append(parameter)
-            self._update_others(others, group)
-            for alike in filters.values():
-                self._update_filters(alike, group)
+            filters = [parameter for parameter in parameters if is_filters(parameter, group)]
+            self._update_others([parameter for parameter in parameters if not is_filters(parameter, group)], group)
+            self._update_filters(filters, group)
         return loss
 
     def _update_filters(self, filters: list[Tensor], group: dict[str, Any]) -> None:
-        """Muon's update, for filters of one shape."""
-        ahead = []
-        for parameter, buffer in zip(filters, self._momentum_buffers(filters), strict=True):
-            assert parameter.grad is not None
-            buffer.mul_(group["momentum"]).add_(parameter.grad)
+        """Muon's update, of all filters in few operations: a GPU waits for each one to be launched."""
+        if not filters:
+            return
+        gradients = [parameter.grad for parameter in filters if parameter.grad is not None]
+        buffers = self._momentum_buffers(filters)
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        ahead = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
+        alike: defaultdict[torch.Size, list[int]] = defaultdict(list)
+        for i, parameter in enumerate(filters):
+            alike[parameter.shape].append(i)
+        updates = list(ahead)
+        for places in alike.values():
             # Channels last, as filters lie in memory; the order of columns does not matter.
-            ahead.append(parameter.grad.add(buffer, alpha=group["momentum"]).movedim(1, -1))
-        updates = orthogonalize(torch.stack(ahead).flatten(2), group["steps"])
-        for parameter, update in zip(filters, updates, strict=True):
-            parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp_min(EPSILON))
-            parameter.sub_(update.view(ahead[0].shape).movedim(-1, 1), alpha=group["lr"])
+            stacked = torch.stack([ahead[i].movedim(1, -1) for i in places])
+            orthogonal = orthogonalize(stacked.flatten(2), group["steps"]).to(stacked.dtype).view(stacked.shape)
+            for i, update in zip(places, orthogonal.movedim(-1, 2).unbind(), strict=True):
+                updates[i] = update
+        scales = torch._foreach_norm(filters)
+        torch._foreach_clamp_min_(scales, EPSILON)
+        torch._foreach_reciprocal_(scales)
+        torch._foreach_mul_(scales, [len(parameter) ** 0.5 for parameter in filters])
+        torch._foreach_mul_(filters, scales)
+        torch._foreach_add_(filters, updates, alpha=-group["lr"])
 
     def _update_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         sgd(

@@ -12,6 +12,7 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifar_lit import optimizers
 from cifar_lit.classifier import Classifier, OptimizerCallable
@@ -322,6 +323,28 @@ def test_a_step_never_waits_for_the_device() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     MuonSGD(model.parameters(), weight_decay=0.1).step()
+
+
+def test_a_step_takes_as_many_operations_for_few_layers_as_for_many() -> None:
+    class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            # A view is nothing to launch.
+            self.count += not func.is_view and func is not torch.ops.aten.unbind.int
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for depth in (20, 44):
+        net = ResNetV1(depth=depth).net
+        for parameter in net.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer = MuonSGD(net.parameters())
+        optimizer.step()
+        with Counted() as counted:  # type: ignore[no-untyped-call]
+            optimizer.step()
+        counts.append(counted.count)
+    assert counts[0] == counts[1] < 130
 
 
 def test_a_closure_is_called_with_gradients() -> None:
