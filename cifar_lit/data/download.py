@@ -102,6 +102,9 @@ def _download(url: str, sha256: str, path: Path) -> Path:
                     digest.update(chunk)
                     file.write(chunk)
                     progress.update(len(chunk))
+                received = file.tell()
+        if total is not None and received < total:
+            raise ValueError(f"broke off after {received:,} of {total:,} bytes")
         if digest.hexdigest() != sha256:
             raise ValueError("sent another file than the published archive")
         return partial.replace(path)

@@ -247,11 +247,12 @@ def test_nothing_of_a_failed_download_stays(server: Server, tmp_path: Path, path
 
 
 def test_without_any_address_the_error_says_what_to_do(server: Server, tmp_path: Path) -> None:
-    urls = [address(server, path) for path in ("refused", "missing", "silent", "other_file")]
+    urls = [address(server, path) for path in ("refused", "missing", "silent", "other_file", "cut_short")]
     wanted = archive(*urls)
     message = error_of(wanted, tmp_path)
     assert str(tmp_path) in message
-    for url, reason in zip(urls, ("refused", "Not Found", "timed out", "another file"), strict=True):
+    reasons = ("refused", "Not Found", "timed out", "another file", f"broke off after 500 of {len(PUBLISHED):,} bytes")
+    for url, reason in zip(urls, reasons, strict=True):
         assert url in message
         assert reason in message.partition(url)[2]
     # The command line cuts a long line off: what to do must stand before that.
