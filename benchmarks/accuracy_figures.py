@@ -54,7 +54,9 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
     """Median time of `fit`, and on what; about what an epoch timed on a CPU says where no run had its machine alone."""
     alone = [result for result in results if result.get("at_once", 1) == 1]
     if alone:
-        about, machine = "", alone[-1]["machine"]
+        # That of most runs, and of the first among equals.
+        machines = [result["machine"] for result in alone]
+        about, machine = "", max(machines, key=machines.count)
         seconds = statistics.median(result["fit_seconds"] for result in alone if result["machine"] == machine)
     else:
         measured = read(repository / EPOCHS)["recipes"].get(recipe, {})
@@ -89,9 +91,11 @@ def images_of(result: dict[str, Any]) -> str:
 
 
 def seeds(results: Sequence[dict[str, Any]]) -> str:
-    """How many, in words, and where some were begun elsewhere than they were ended, how many of them and on what."""
-    begun = Counter(result["begun_on"] for result in results if "begun_on" in result)
+    """How many, in words, and how many of them were begun elsewhere than they were ended, or computed in float32."""
+    ways = Counter(f"begun on {result['begun_on']}" for result in results if "begun_on" in result)
+    # A CPU without bfloat16; the others compute in it.
+    ways.update("in float32" for result in results if result["machine"].get("precision") == "32-true")
     words = f"{len(results)} seed{'s' if len(results) > 1 else ''}"
-    for name, count in sorted(begun.items()):
-        words += f", {f'{count} of them ' if count < len(results) else ''}begun on {name}"
+    for way, count in sorted(ways.items()):
+        words += f", {f'{count} of them ' if count < len(results) else ''}{way}"
     return words

@@ -148,6 +148,7 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
 
     runs = [{"fit_seconds": seconds, "machine": large} for seconds in (600.0, 1200.0, 6000.0)]
     assert cost({"fit_seconds": 1.0, "machine": small}, *runs) == "20 min on 2 CPU cores"
+    assert cost(*runs[1:2], {"fit_seconds": 1.0, "machine": small}) == "20 min on 2 CPU cores"
     shared = {"fit_seconds": 9999.0, "machine": small, "at_once": 2}
     assert cost(shared) == "about 50 min on 2 CPU cores"
     # What a CPU takes, wherever it was trained.
@@ -158,11 +159,14 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
     assert cost(shared, further_options=["--x"]) == "not measured yet"
 
 
-def test_seeds_that_were_begun_elsewhere_are_counted() -> None:
-    here, there = {"accuracy": 1.0}, {"accuracy": 1.0, "begun_on": "a GPU"}
+def test_seeds_that_were_trained_in_another_way_are_counted() -> None:
+    here, old = ({"machine": {"precision": precision}} for precision in ("bf16-mixed", "32-true"))
+    there = {**here, "begun_on": "a GPU"}
     assert accuracy_figures.seeds([here]) == "1 seed"
     assert accuracy_figures.seeds([there, there]) == "2 seeds, begun on a GPU"
     assert accuracy_figures.seeds([here, there]) == "2 seeds, 1 of them begun on a GPU"
+    assert accuracy_figures.seeds([here, old]) == "2 seeds, 1 of them in float32"
+    assert accuracy_figures.seeds([old]) == "1 seed, in float32"
 
 
 def test_headers_lay_the_first_epochs_beside_the_published_ones(tmp_path: Path) -> None:
