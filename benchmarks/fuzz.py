@@ -157,7 +157,7 @@ def attempt(arguments: list[str]) -> tuple[str, str]:
         if time.monotonic() - begun > PATIENCE:
             return "slow refusal", said[:800]
         # A line that had to name the place in the code was not foreseen; it counts as one, and is told apart.
-        return ("line" if "CIFAR_LIT_TRACEBACK=1" not in said else "unforeseen line"), said[:800]
+        return ("line" if "CIFAR_LIT_TRACEBACK=1 shows the whole" not in said else "unforeseen line"), said[:800]
     except BaseException as error:
         return "exception", f"{type(error).__name__}: {error}"[:800]
     return "run", ""

@@ -134,7 +134,7 @@ class MuonSGD(Optimizer):
         return loss
 
     def _update_filters(self, filters: list[Tensor], group: dict[str, Any]) -> None:
-        """Muon's update, of all filters in few operations: a GPU waits for each one to be launched."""
+        """Muon's update, of all filters in few calls: on a GPU they are what a step costs."""
         if not filters:
             return
         gradients = [parameter.grad for parameter in filters if parameter.grad is not None]
@@ -149,7 +149,8 @@ class MuonSGD(Optimizer):
         for places in alike.values():
             # Channels last, as filters lie in memory; the order of columns does not matter.
             stacked = torch.stack([ahead[i].movedim(1, -1) for i in places])
-            orthogonal = orthogonalize(stacked.flatten(2), group["steps"]).to(stacked.dtype).view(stacked.shape)
+            orthogonal = orthogonalize(stacked.flatten(2), group["steps"]).to(stacked.dtype).contiguous()
+            orthogonal = orthogonal.view(stacked.shape)
             for i, update in zip(places, orthogonal.movedim(-1, 2).unbind(), strict=True):
                 updates[i] = update
         scales = torch._foreach_norm(filters)

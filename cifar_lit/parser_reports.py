@@ -1,6 +1,9 @@
 """What is wrong with options and settings, in a line: the gist of jsonargparse's reports."""
 
+import importlib.util
 import re
+import sys
+from typing import Any
 
 from cifar_lit.errors import TRACEBACK_VARIABLE
 
@@ -9,7 +12,10 @@ MESSAGE_LIMIT = 400
 # Of a class or function, such as my_package.MyModel.
 _PATH = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+"
 # How a report begins that is not about what a module did when it was imported.
-_OF_THE_PARSER = ("Does not validate", "Expected ", "Import path ", "Not a valid ", "Option ", "Problem with ", "Type ")
+_OF_THE_PARSER = (
+    *("Does not validate", "Expected ", "Import path ", "Key ", "Not a valid ", "Not of type ", "Option "),
+    *("Parser key ", "Problem with ", "Type ", "a class path (", "a dict with"),
+)
 
 
 def single(text: str) -> str:
@@ -18,7 +24,14 @@ def single(text: str) -> str:
 
 
 def parsing_problem(text: str) -> str:
-    """The gist of jsonargparse's report: which option, and the innermost of its nested reasons."""
+    """The gist of a report: which option, and the innermost of its nested reasons.
+
+    Args:
+        text: What jsonargparse has to say of an option or a setting.
+
+    Returns:
+        One line, without the program's name.
+    """
     # Optional[...] also reports that None was not given.
     text = text.replace("Expected a <class 'NoneType'>", "")
     keys = re.findall(r'Parser key "([^"]+)"', text)
@@ -35,6 +48,8 @@ def parsing_problem(text: str) -> str:
     if kinds := re.findall(r"Expected a <class '(\w+)'>", text):
         article = "an" if kinds[0] == "int" else "a"
         return f"{option} wants {article} {' or '.join(dict.fromkeys(kinds))}{given}."
+    if match := re.search(r"Not of type \w+: Expected (.+) but got (.+)", text):
+        return f"{option} wants {match[1]}, not {match[2]}."
     if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\]", text):
         return f"{option} wants one of {', '.join(choices)}{given}."
     if match := re.search(r"Expected a dot import path string: (\S+)", text):
@@ -56,31 +71,59 @@ def parsing_problem(text: str) -> str:
 
 def _class_problem(text: str, option: str) -> str | None:
     """What is wrong with a class that was given by its import path; None if the report is of something else."""
-    given = re.search(rf"Expected a path but ({_PATH}) either", text)
+    if match := re.search(r"Unexpected import path format: (\S*)|sub-config file (\S+\.py): ", text):
+        return f"{option} wants a class by its import path, such as my_package.MyClass, not {match[1] or match[2]!r}."
+    if match := re.search(r"Invalid content in sub-config file (\S+): ", text):
+        return f"{option} is the file {match[1]}, which is no valid YAML: mend it, or give a class by its import path."
+    paths = dict.fromkeys(re.findall(rf"(?:path but |Import path |class_path'?[ =:]+'|Expected ')({_PATH})", text))
+    for path in paths:
+        if problem := _import_problem(path, text):
+            return f"{option} is {path}, {problem}"
+    # These are values of any kind, which may just look like a path.
+    for path in re.findall(rf"(?:Given value: |val=')({_PATH})", text):
+        if _reason(text) and (problem := _import_problem(path, text)):
+            return f"{option} is {path}, {problem}"
+    # The innermost is the last.
+    named = next(reversed(paths), "this")
     if match := re.search(rf"Import path (?:({_PATH}) )?does not correspond to a subclass of (\w+)", text):
-        path = match[1] or (given[1] if given else "this")
-        return f"{option} wants a class derived from {match[2]}, and {path} is none."
+        return f"{option} wants a class derived from {match[2]}, and {match[1] or named} is none."
     if match := re.search(rf"Expected '({_PATH})' to be a subclass of <class '(\w+)'>", text):
         return f"{option} wants a class derived from {match[2]}, and {match[1]} is none."
-    if match := re.search(r"Unexpected import path format: (\S*)|Invalid content in sub-config file (\S+):", text):
-        return f"{option} wants a class by its import path, such as my_package.MyClass, not {match[1] or match[2]!r}."
-    # Modules that are not there and names that are not in them; then anything else that ended an import.
-    lost = r"(No module named '.*?'|module '.*?' has no attribute '.*?')"
-    if match := re.search(rf"class_path '({_PATH})':\s+{lost}", text):
-        return _import_problem(option, match[1], match[2])
-    if match := re.search(rf"callable class: {lost}(?:\. Got value: (?:Namespace\(class_path=')?({_PATH}))?", text):
-        return _import_problem(option, match[2] or (given[1] if given else "a class"), match[1])
-    first = re.search(r"Errors:\n\s*- (.+)", text)
-    path = re.search(rf"Given value: (?:\{{'class_path': ')?({_PATH})\b", text)
-    if first and path and not first[1].startswith(_OF_THE_PARSER):
-        return _import_problem(option, path[1], first[1])
+    if "class, but is abstract" in text:
+        return f"{option} is {named}, which is abstract: define what it leaves open, or give a class that does."
     return None
 
 
-def _import_problem(option: str, path: str, reason: str) -> str:
-    missing = re.fullmatch(r"No module named '([\w.]+)'(?:; '.*' is not a package)?", reason)
-    if missing and f"{path}.".startswith(f"{missing[1]}."):
-        return f"{option} is {path}, and there is no module {missing[1]!r}: start where its file is, or install it."
-    if match := re.fullmatch(r"module '([\w.]+)' has no attribute '(\w+)'", reason):
-        return f"{option} is {path}, and there is no {match[2]!r} in {match[1]}: see how it is spelt there."
-    return f"{option} is {path}, which cannot be imported: {reason} ({TRACEBACK_VARIABLE}=1 shows where)."
+def _import_problem(path: str, text: str) -> str | None:
+    """Why a class is not there, of which the parser has tried to import the module; None if it is there."""
+    parts = path.split(".")
+    here: Any = None
+    for i, name in enumerate(parts):
+        module = ".".join(parts[: i + 1])
+        if i < len(parts) - 1 and module in sys.modules:
+            here = sys.modules[module]
+        elif i < len(parts) - 1 and _is_there(module):
+            reason = _reason(text)
+            hint = f"{TRACEBACK_VARIABLE}=1 shows where"
+            return f"which cannot be imported: {reason} ({hint})." if reason else f"which cannot be imported ({hint})."
+        elif i == 0:
+            return f"and there is no module {name!r}: start where its file is, or install it."
+        elif not hasattr(here, name):
+            return f"and there is no {name!r} in {'.'.join(parts[:i])}: see how it is spelt there."
+        else:
+            here = getattr(here, name)
+    return None
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module can be found, whose package is imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+def _reason(text: str) -> str | None:
+    """What ended an import: the first of a report's lines that the parser has not in its own words."""
+    lines: list[str] = re.findall(r"^ *(?:- (?!Problem with)|- Problem with .*:\n *)(.+)$", text, re.MULTILINE)
+    return next((line for line in lines if not line.startswith(_OF_THE_PARSER)), None)

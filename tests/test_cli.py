@@ -25,8 +25,9 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cifar_lit.callbacks.checkpoint import LastCheckpoint
 from cifar_lit.cli import DEFAULTS, main
-from cifar_lit.data import CIFAR10DataModule
+from cifar_lit.data import CIFAR10DataModule, DigitsDataModule
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
 from cifar_lit.logger import logger_of
@@ -418,6 +419,33 @@ def test_without_a_logger_no_run_writes_over_another_ones_last_checkpoint(capsys
     main(["fit", *options, "--trainer.fast_dev_run=1"])
     main(["fit", *options, f"--ckpt_path={last}", "--trainer.max_epochs=3"])
     assert torch.load(last, weights_only=True)["epoch"] == 2
+    # Another one's to go on from is no reason.
+    other = shutil.copy(last, "other.ckpt")
+    assert "would be written over" in failure(capsys, "fit", *options, f"--ckpt_path={other}", "--trainer.max_epochs=4")
+
+
+def test_a_trainer_may_fit_again(tmp_path: Path) -> None:
+    callbacks = [LastCheckpoint(), LastCheckpoint(60)]
+    settings: dict[str, Any] = {
+        "max_epochs": 1,
+        "limit_train_batches": 1,
+        "limit_val_batches": 0,
+        "enable_progress_bar": False,
+    }
+    trainer = Trainer(default_root_dir=tmp_path, logger=False, accelerator="cpu", callbacks=callbacks, **settings)
+    model, data = ResNetV1(depth=8), DigitsDataModule(batch_size=8)
+    trainer.fit(model, data)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(model, data)
+    assert trainer.global_step == 2
+    # Here, as with strategies that shard the network, the checkpoint is opened behind the callbacks' beginning.
+    again = Trainer(
+        default_root_dir=tmp_path, logger=False, accelerator="cpu", callbacks=[LastCheckpoint()], **settings
+    )
+    again.strategy.__class__ = type("Late", (type(again.strategy),), {"restore_checkpoint_after_setup": True})
+    again.fit_loop.max_epochs = 3
+    again.fit(ResNetV1(depth=8), data, ckpt_path=tmp_path / "checkpoints" / "last.ckpt")
+    assert again.global_step == 3
 
 
 def test_ones_own_model_and_data_by_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -623,6 +651,7 @@ def test_number_of_classes_flows_from_the_data() -> None:
         ("--trainer.callbacks+=owm.Tea", "--trainer.callbacks is owm.Tea, and there is no module 'owm': "),
         ("--trainer.logger=owm.Log", "--trainer.logger is owm.Log, and there is no module 'owm': "),
         ("--data.transforms+=own.Plain", "--data.transforms wants a class derived from BasicTransform, and own.Plain"),
+        ("--trainer.callbacks+=own.Plain", "--trainer.callbacks wants a class derived from Callback, and own.Plain"),
     ],
 )
 def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
@@ -631,6 +660,14 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
     Path("own.py").write_text("import torch\nclass Plain:\n    width: int = 3\n")
     Path("needy.py").write_text("import absent\n")
     Path("slip.py").write_text("import torch\nNet = torhc.nn.Module\n")
+    Path("typo.py").write_text("import torch\nNet = torch.nnn.Module\n")
+    Path("rude.py").write_text("raise ValueError('Expected a better machine')\n")
+    Path("open.py").write_text(
+        "import abc\nfrom pytorch_lightning import LightningModule\n"
+        "class Net(LightningModule, abc.ABC):\n    @abc.abstractmethod\n    def missing(self): ...\n"
+    )
+    Path("cut.yaml").write_text("a: [1\n")
+    Path("list.yaml").write_text("trainer: {callbacks: [{class_path: EMA}, {class_path: slip.Net}]}\n")
     Path("slip.yaml").write_text("model: {class_path: slip.Net}\n")
     Path("plain.yaml").write_text("model: {class_path: own.Plain}\n")
     monkeypatch.syspath_prepend(str(Path.cwd()))

@@ -325,12 +325,12 @@ def test_a_step_never_waits_for_the_device() -> None:
     MuonSGD(model.parameters(), weight_decay=0.1).step()
 
 
-def test_a_step_takes_as_many_operations_for_few_layers_as_for_many() -> None:
+def test_a_step_takes_as_many_calls_for_few_layers_as_for_many() -> None:
     class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         count = 0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            # A view is nothing to launch.
+            # A view is nothing for a device to do.
             self.count += not func.is_view and func is not torch.ops.aten.unbind.int
             return func(*args, **(kwargs or {}))
 

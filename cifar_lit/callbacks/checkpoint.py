@@ -116,7 +116,7 @@ class LastCheckpoint(ModelCheckpoint):
         every_n_minutes: Save by the clock, in the middle of an epoch; None for the end of each epoch.
 
     Raises:
-        UserError: At the start of a fit, another run's is there. With a logger each run has a folder of its own.
+        UserError: At the start of a fit, another run's is there, as there may be without a logger or with its version.
     """
 
     def __init__(self, every_n_minutes: float | None = None) -> None:
@@ -133,21 +133,24 @@ class LastCheckpoint(ModelCheckpoint):
         # The one that goes by the clock leaves stops, and the end of a run, to the other one.
         self.save_on_exception = by_epoch
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuses to write over what another run has learnt."""
-        begins_afresh = trainer.ckpt_path is None and not self.best_model_path
-        if begins_afresh and not trainer.fast_dev_run and self.dirpath is not None:  # type: ignore[attr-defined]
-            there = Path(self.dirpath, f"{LAST}.ckpt")
-            if there.is_file():
-                raise UserError(
-                    f"{there} is another run's and would be written over: go on from it with --ckpt_path, remove it, "
-                    "or give another --trainer.default_root_dir."
-                )
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins."""
+        """Begins, unless it would write over what another run has learnt."""
         super().on_train_start(trainer, pl_module)
+        self._check_that_none_is_lost(trainer)
         self._inside_an_epoch = self._ends_with_the_step = False
+
+    def _check_that_none_is_lost(self, trainer: Trainer) -> None:
+        there = Path(self.dirpath or ".", f"{LAST}.ckpt")
+        if trainer.fast_dev_run or not there.is_file():  # type: ignore[attr-defined]
+            return
+        # What this trainer wrote in a fit before, and the run that goes on, are no other run's.
+        callbacks = (c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint))
+        goes_on = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().parent == there.resolve().parent
+        if not goes_on and not any(c.best_model_path for c in callbacks):
+            raise UserError(
+                f"{there} is another run's and would be written over: go on from it with --ckpt_path, remove it, or "
+                "have this run write elsewhere, as with another --trainer.default_root_dir."
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

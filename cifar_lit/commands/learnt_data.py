@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of the data that it learnt from: classes and normalisation."""
+"""What a checkpoint keeps of the data that it learnt from: classes, normalisation, the size of images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,6 +89,9 @@ def stand_in_for_data(content: dict[str, Any], checkpoint: Path) -> dict[str, An
     Args:
         content: Of the checkpoint.
         checkpoint: Its path, to be named in an error.
+
+    Raises:
+        UserError: See `preprocessing_in`.
     """
     names, _ = preprocessing_in(content, checkpoint)
     # Older checkpoints keep it only where it is an argument.

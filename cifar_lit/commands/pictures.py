@@ -1,4 +1,4 @@
-"""Predictions for a folder of one's own pictures."""
+"""Predictions for one's own pictures, a folder of them or one."""
 
 import contextlib
 import csv
@@ -65,7 +65,8 @@ def predict_pictures(
         method: Of `class_activation_maps`.
 
     Raises:
-        UserError: There are no pictures, or, after everything else was written, some could not be read.
+        UserError: There are no pictures, or one alone cannot be read; or, after everything else was written, some
+            could not be read.
     """
     check_method(method)
     target = cam_target_of(model) if overlays is not None else None
@@ -76,7 +77,7 @@ def predict_pictures(
     # One picture is a folder that holds it alone.
     one = pictures.is_file()
     folder = pictures.parent if one else pictures
-    files, others = ([pictures], []) if one else _pictures_in(folder, output, overlays)
+    files, others = _one_picture(pictures, read, output) if one else _pictures_in(folder, output, overlays)
     ready_to_write(output.parent)
     if overlays is not None:
         ready_to_write(overlays)
@@ -137,6 +138,15 @@ def _remove_overlays(table: Path, place: Path, kept: set[str]) -> None:
                 path.unlink(missing_ok=True)
 
 
+def _one_picture(file: Path, read: Callable[[Path], Pixels], output: Path) -> tuple[list[Path], list[Path]]:
+    """As `_pictures_in`. One that cannot be read, or would be written over, ends it before anything is written."""
+    places = (output, output.with_name(UNREADABLE), output.with_name(OVERLAYS))
+    if any(file.resolve().is_relative_to(place.resolve()) for place in places):
+        raise UserError(f"{file} lies where predictions are written: copy it elsewhere, or name another --output_dir.")
+    _pixels_of(file, read)
+    return [file], []
+
+
 def _pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[list[Path], list[Path]]:
     """Pictures by their names' endings, and other files; without hidden ones and those that a run before wrote."""
     if not folder.is_dir():
@@ -182,10 +192,7 @@ def _batches(
     pixels: list[Pixels] = []
     for file in tqdm(files, desc="Predicting", unit=" pictures", leave=False, disable=None):
         try:
-            with warnings.catch_warnings():
-                # Of a picture of more than 89 million pixels Pillow only warns; memory does not grow by warnings.
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                pixels.append(read(file))
+            pixels.append(_pixels_of(file, read))
             names.append(file)
         except UserError:
             unreadable.append(file)
@@ -194,6 +201,13 @@ def _batches(
             names, pixels = [], []
     if names:
         yield names, np.stack(pixels)
+
+
+def _pixels_of(file: Path, read: Callable[[Path], Pixels]) -> Pixels:
+    with warnings.catch_warnings():
+        # Of a picture of more than 89 million pixels Pillow only warns; memory does not grow by warnings.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return read(file)
 
 
 def _row(file: Path, probabilities: NDArray[np.float32], order: NDArray[np.int64], names: Sequence[str]) -> list[str]:

@@ -262,7 +262,7 @@ def test_a_network_without_a_layer_for_overlays(run: Run, folder: Path) -> None:
 
 def test_one_picture(run: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, other = picture(folder / "a.png", "blue"), picture(folder / "b.png")
-    output, overlays = folder.parent / "new" / "table.csv", folder.parent / "new" / "cam"
+    output, overlays = folder.parent / "new" / "table.csv", folder.parent / "new" / "overlays"
     _, row = predict(run, file, output, overlays=overlays)
     assert row[0] == "a.png"
     beside_another = predict(run, folder, folder.parent / "table.csv")[1]
@@ -274,9 +274,14 @@ def test_one_picture(run: Run, folder: Path, capsys: pytest.CaptureFixture[str])
     assert "Wrote 1 prediction to " in out
     # Of a folder the table is enough.
     assert out.count("% sure") == 1
+    # What was written before stays.
     other.write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"1 file \(b.png\) of 1 could not be read"):
+    with pytest.raises(UserError, match=r"b\.png"):
         predict(run, other, output)
+    with pytest.raises(UserError, match="lies where predictions are written"):
+        predict(run, overlays / "a.png.png", output)
+    assert table(output)[1] == row
+    assert [path.name for path in overlays.iterdir()] == ["a.png.png"]
 
 
 def test_no_pictures(run: Run, folder: Path) -> None:
