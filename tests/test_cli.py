@@ -425,7 +425,7 @@ def test_without_a_logger_no_run_writes_over_another_ones_last_checkpoint(capsys
 
 
 def test_a_trainer_may_fit_again(tmp_path: Path) -> None:
-    callbacks = [LastCheckpoint(), LastCheckpoint(60)]
+    callbacks: list[Callback] = [LastCheckpoint(), LastCheckpoint(60)]
     settings: dict[str, Any] = {
         "max_epochs": 1,
         "limit_train_batches": 1,
