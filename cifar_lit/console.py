@@ -17,7 +17,7 @@ from typing import NoReturn
 from pytorch_lightning.utilities import rank_zero_only
 
 from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
-from cifar_lit.parser_reports import MESSAGE_LIMIT, parsing_problem, single
+from cifar_lit.parser_reports import parsing_problem, shown, single
 
 # Gloo's words and NCCL's.
 RANK_LOST = re.compile(r"Connection (closed|reset) by|Connection was likely closed|remote process exited|Broken pipe")
@@ -143,9 +143,7 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"cifar-lit: A settings file is no UTF-8 text ({error}): save it as UTF-8."
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    message = single(str(error))
-    message = message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
-    return f"cifar-lit: {kind}{place}: {message} ({TRACEBACK_VARIABLE}=1 shows the whole traceback)"
+    return f"cifar-lit: {kind}{place}: {shown(str(error))} ({TRACEBACK_VARIABLE}=1 shows the whole traceback)"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

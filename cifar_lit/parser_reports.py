@@ -8,7 +8,7 @@ from typing import Any
 from cifar_lit.errors import TRACEBACK_VARIABLE
 
 # Characters of a library's message that are shown.
-MESSAGE_LIMIT = 400
+_MESSAGE_LIMIT = 400
 # Of a class or function, such as my_package.MyModel.
 _PATH = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+"
 # How a report begins that is not about what a module did when it was imported.
@@ -21,6 +21,12 @@ _OF_THE_PARSER = (
 def single(text: str) -> str:
     """A text as one line."""
     return " ".join(text.split())
+
+
+def shown(text: str) -> str:
+    """What is shown of a library's message: one line, cut where it is long."""
+    message = single(text)
+    return message if len(message) <= _MESSAGE_LIMIT else message[: _MESSAGE_LIMIT - 1] + "…"
 
 
 def parsing_problem(text: str) -> str:
@@ -65,8 +71,7 @@ def parsing_problem(text: str) -> str:
         return f"the --config file is no valid YAML: {single(match[1]).replace('<unicode string>', 'it')}."
     if match := re.search(r"File does not exist: (.*)", text):
         return f"there is no file {match[1]}: give the path of a recipe, such as configs/resnet20.yaml."
-    message = single(text)
-    return message if len(message) <= MESSAGE_LIMIT else message[: MESSAGE_LIMIT - 1] + "…"
+    return shown(text)
 
 
 def _class_problem(text: str, option: str) -> str | None:
@@ -83,8 +88,9 @@ def _class_problem(text: str, option: str) -> str | None:
     for path in re.findall(rf"(?:Given value: |val=')({_PATH})", text):
         if _reason(text) and (problem := _import_problem(path, text)):
             return f"{option} is {path}, {problem}"
-    # The innermost is the last.
-    named = next(reversed(paths), "this")
+    # The innermost comes first of the values, and last of the others.
+    given = re.search(rf"Given value: (?:\{{'class_path': ')?({_PATH})", text)
+    named = given[1] if given else next(reversed(paths), "this")
     if match := re.search(rf"Import path (?:({_PATH}) )?does not correspond to a subclass of (\w+)", text):
         return f"{option} wants a class derived from {match[2]}, and {match[1] or named} is none."
     if match := re.search(rf"Expected '({_PATH})' to be a subclass of <class '(\w+)'>", text):

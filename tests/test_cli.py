@@ -641,10 +641,18 @@ def test_number_of_classes_flows_from_the_data() -> None:
         ("--model=own.py", "--model wants a class by its import path, such as my_package.MyClass, not 'own.py'."),
         ("--model=needy.Net", "--model is needy.Net, which cannot be imported: No module named 'absent' (CIFAR_LIT_"),
         ("--model=slip.Net", "--model is slip.Net, which cannot be imported: name 'torhc' is not defined (CIFAR_LIT_"),
-        (
-            "--config=slip.yaml",
-            "--model is slip.Net, which cannot be imported: name 'torhc' is not defined (CIFAR_LIT_",
-        ),
+        ("--model=typo.Net", "--model is typo.Net, which cannot be imported: module 'torch' has no attribute 'nnn' ("),
+        ("--model=rude.Net", "--model is rude.Net, which cannot be imported (CIFAR_LIT_TRACEBACK=1 shows where)."),
+        ("--model=open.Net", "--model is open.Net, which is abstract: define what it leaves open, or "),
+        ("--model=torch.nn.Nope.Net", "--model is torch.nn.Nope.Net, and there is no 'Nope' in torch.nn: "),
+        ("--model=cut.yaml", "--model is the file cut.yaml, which is no valid YAML: mend it, or give a class by its"),
+        ("--model.schedule=slip.Net", "--model.schedule is slip.Net, which cannot be imported: name 'torhc' is not "),
+        ("--model.optimizer=slip.Net", " is slip.Net, which cannot be imported: name 'torhc' is not defined "),
+        ("--data.transforms+=slip.Net", "--data.transforms is slip.Net, which cannot be imported: name 'torhc' is "),
+        ("--config=list.yaml", "--trainer.callbacks is slip.Net, which cannot be imported: name 'torhc' is not "),
+        ("--config=flips.yaml", "--data.transforms wants a class derived from BasicTransform, and own.Plain is none."),
+        ("--checkpoint.train_time_interval=one.hour", 'train_time_interval wants a string with form "h:m:s" or "d '),
+        ("--config=slip.yaml", "--model is slip.Net, which cannot be imported: name 'torhc' is not defined (CIFAR_"),
         ("--config=plain.yaml", "--model wants a class derived from LightningModule, and own.Plain is none."),
         ("--model.optimizer=own.Plain", "--model.optimizer wants a class derived from Optimizer, and own.Plain is"),
         ("--model.schedule=owm.Slope", "--model.schedule is owm.Slope, and there is no module 'owm': "),
@@ -668,6 +676,9 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
     )
     Path("cut.yaml").write_text("a: [1\n")
     Path("list.yaml").write_text("trainer: {callbacks: [{class_path: EMA}, {class_path: slip.Net}]}\n")
+    Path("flips.yaml").write_text(
+        "data: {class_path: DigitsDataModule, init_args: {transforms: [VerticalFlip, own.Plain]}}\n"
+    )
     Path("slip.yaml").write_text("model: {class_path: slip.Net}\n")
     Path("plain.yaml").write_text("model: {class_path: own.Plain}\n")
     monkeypatch.syspath_prepend(str(Path.cwd()))
