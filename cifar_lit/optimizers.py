@@ -128,8 +128,11 @@ class MuonSGD(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            filters = [parameter for parameter in parameters if is_filters(parameter, group)]
-            self._update_others([parameter for parameter in parameters if not is_filters(parameter, group)], group)
+            others: list[Tensor] = []
+            filters: list[Tensor] = []
+            for parameter in parameters:
+                (filters if is_filters(parameter, group) else others).append(parameter)
+            self._update_others(others, group)
             self._update_filters(filters, group)
         return loss
 
@@ -149,8 +152,9 @@ class MuonSGD(Optimizer):
         for places in alike.values():
             # Channels last, as filters lie in memory; the order of columns does not matter.
             stacked = torch.stack([ahead[i].movedim(1, -1) for i in places])
-            orthogonal = orthogonalize(stacked.flatten(2), group["steps"]).to(stacked.dtype).contiguous()
-            orthogonal = orthogonal.view(stacked.shape)
+            orthogonal = orthogonalize(stacked.flatten(2), group["steps"])
+            # In the filters' type and order in memory all are added in one go; tall ones come transposed.
+            orthogonal = orthogonal.to(stacked.dtype).contiguous().view(stacked.shape)
             for i, update in zip(places, orthogonal.movedim(-1, 2).unbind(), strict=True):
                 updates[i] = update
         scales = torch._foreach_norm(filters)
