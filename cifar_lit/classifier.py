@@ -1,6 +1,5 @@
 """What every image classifier here has in common: loss, metrics, optimizer, schedule and steps."""
 
-import os
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -18,14 +17,12 @@ from cifar_lit.ranks import several_ranks, share_of_ranks
 from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
 from cifar_lit.scores import Scores
+from cifar_lit.stepping import seed_batch, weight_in_step
 from cifar_lit.views import VIEWS
 from cifar_lit.weight_decay import Decayed, groups_by_decay
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
 Batch = tuple[Tensor, Tensor]
-
-# Generators take seeds below 2⁶³.
-_SEED_MASK = 0x7FFF_FFFF_FFFF_FFFF
 
 
 class Classifier(ResumableModule):
@@ -124,16 +121,7 @@ class Classifier(ResumableModule):
         if batch_idx == 0:
             # What a resumed run brought along of an epoch that was over counts for that one alone.
             self.train_scores.reset()
-        # Then a resumed run draws what the uninterrupted one drew, and nothing that ran in between matters.
-        run_seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        seed = hash((run_seed, self.current_epoch, batch_idx, self.global_rank)) & _SEED_MASK
-        # torch.manual_seed also queues a seeding for every kind of device that is not there, at 1 ms a step.
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        elif self.device.type == "mps":
-            torch.mps.manual_seed(seed)
-        else:
-            torch.default_generator.manual_seed(seed)
+        seed_batch(self.device, self.current_epoch, batch_idx, self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: images float (N, 3, H, W), labels int64 (N,)."""
@@ -152,6 +140,11 @@ class Classifier(ResumableModule):
             # The only batch whose shares may differ in size.
             loss = loss * share_of_ranks(len(labels), self.device)
         return loss + penalty
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's hook: the gradients of a batch's loss, which counts as much as any other of its step."""
+        weight = weight_in_step(self.trainer)
+        super().backward(loss if weight == 1 else loss * weight, *args, **kwargs)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Counts a batch, images float (N, 3, H, W) and labels int64 (N,), and gives its logits (N, num_classes)."""

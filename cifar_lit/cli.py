@@ -43,7 +43,7 @@ from cifar_lit.logger import CurvesLogger, logger_of
 from cifar_lit.monitor import check_early_stopping
 from cifar_lit.precision import can_use, choose_precision
 from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
-from cifar_lit.runs import BEST, find_checkpoint, load_checkpoint, recipe_name, runs_of, with_own_config
+from cifar_lit.runs import BEST, find_checkpoint, load_checkpoint, recipe_name, run_of, runs_of, with_own_config
 from cifar_lit.trainer import CifarTrainer
 
 RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
@@ -208,8 +208,9 @@ class CifarCLI(LightningCLI):
         if self.subcommand == "fit":
             callbacks.append(Provenance(self._parser("fit").dump(self._settings)))
         if self.subcommand == "predict":
-            folder = Path(config.logger.log_dir) if isinstance(config.logger, CurvesLogger) else self._root
-            callbacks.append(PredictionTable(folder))
+            assert self.checkpoint is not None, "predict always has one"
+            logs = config.logger.log_dir if isinstance(config.logger, CurvesLogger) else run_of(self.checkpoint)
+            callbacks.append(PredictionTable(Path(logs or self._root)))
         # Behind those that have something to do for the step behind which it stops.
         callbacks.append(Stops())
         trainer: Trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)
@@ -219,7 +220,7 @@ class CifarCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Says where everything is, and why it ended early."""
-        if lines := last_words(self.trainer, self._root):
+        if lines := last_words(self.trainer):
             say("\n".join(lines))
 
 

@@ -81,7 +81,8 @@ class MuonSGD(Optimizer):
     https://kellerjordan.github.io/posts/muon/, in the form that set the CIFAR-10 record).
 
     Args:
-        params: Parameters, or groups of them, whose own ``lr`` and ``weight_decay`` go before those below.
+        params: Parameters, or groups of them, whose own ``lr`` and, but for filters, ``weight_decay`` go before those
+            below.
         lr: Learning rate of filters: see `cifar_lit.parameter_kinds`.
         momentum: Of filters, in [0, 1).
         steps: Of the iteration that orthogonalises.
@@ -110,6 +111,9 @@ class MuonSGD(Optimizer):
         rest = {"momentum": sgd_momentum, "weight_decay": weight_decay}
         filters = {"lr": lr, "momentum": momentum, "weight_decay": 0.0}
         groups = groups_by_kind(params, {**rest, "lr": bias_lr}, {**rest, "lr": head_lr}, filters)
+        for group in groups:
+            if is_filters(group["params"][0], group):
+                group["weight_decay"] = 0.0
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "steps": steps})
 
     @torch.no_grad()

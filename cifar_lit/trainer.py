@@ -38,7 +38,8 @@ class CifarTrainer(Trainer):
             format: text for the terminal, or markdown, csv or json.
             output: File to write to instead of the terminal.
             max_params: Most trainable parameters allowed; more end the command with exit code 1.
-            min_receptive_field: Least receptive field in pixels; less ends the command with exit code 1.
+            min_receptive_field: Least receptive field of any layer in pixels, pooling over the whole image included;
+                less ends the command with exit code 1.
             ckpt_path: A checkpoint whose run's settings to take, where no --config is given.
         """
         kept = data_in(load_checkpoint(Path(ckpt_path))) if ckpt_path is not None else None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -11,7 +12,7 @@ Net = Callable[[Tensor], Tensor]
 def flip(net: Net, images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean logits (N, num_classes) of the images, (N, 3, H, W), and of their mirror images; and the images' own."""
     plain = net(images)
-    return (plain + net(images.flip(3))) / 2, plain
+    return (_wide(plain) + _wide(net(images.flip(3)))) / 2, plain
 
 
 def multi_view(net: Net, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,6 +33,11 @@ def multi_view(net: Net, images: Tensor) -> tuple[Tensor, Tensor]:
     up_left, _ = flip(net, padded[:, :, :height, :width])
     down_right, _ = flip(net, padded[:, :, 2:, 2:])
     return unmoved / 2 + (up_left + down_right) / 4, plain
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In float32 at least: a mean that is rounded to 16 bits makes ties of what was none."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 VIEWS = {"flip": flip, "multi_view": multi_view}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor, nn
@@ -632,6 +632,26 @@ def test_dropout_differs_between_accumulated_batches(tmp_path: Path) -> None:
     run = trainer(tmp_path, limit_train_batches=4, limit_val_batches=0, accumulate_grad_batches=2, max_epochs=2)
     run.fit(Drawing(), DigitsDataModule())
     assert len(draws) == len(set(draws)) == 8
+
+
+@pytest.mark.parametrize(("batches", "gathered"), [(9, 8), (8, 3), (6, 3), (2, 5)])
+def test_an_epochs_last_step_is_the_mean_over_its_batches_too(tmp_path: Path, batches: int, gathered: int) -> None:
+    alone: list[torch.Tensor] = []
+    steps: list[torch.Tensor] = []
+
+    class Gradients(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, model: LightningModule, optimizer: Optimizer) -> None:
+            gradients = [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]
+            (steps if trainer.accumulate_grad_batches > 1 else alone).append(torch.cat(gradients))
+
+    for gather in (1, gathered):
+        seed_everything(0)
+        model = Pixels(optimizer=lambda params: SGD(params, lr=0.0))
+        limits: dict[str, Any] = {"limit_train_batches": batches, "limit_val_batches": 0}
+        limits["accumulate_grad_batches"] = gather
+        trainer(tmp_path, **limits, callbacks=[Gradients()]).fit(model, DigitsDataModule(batch_size=16))
+    whole = [torch.stack(alone[first : first + gathered]).mean(dim=0) for first in range(0, batches, gathered)]
+    torch.testing.assert_close(steps, whole)
 
 
 def test_network_is_laid_out_channels_last() -> None:

@@ -108,6 +108,49 @@ def test_losses_of_single_steps_are_logged_when_asked_for() -> None:
     assert sum(train["step_loss"][:3]) / 3 == pytest.approx(train["loss"][0], rel=1e-5)
 
 
+def test_losses_of_steps_that_gather_batches_are_those_of_batches() -> None:
+    given = ["--curves.step_loss=true", "--trainer.accumulate_grad_batches=3", "--trainer.max_epochs=1"]
+    run = fit(*given, "--trainer.limit_train_batches=9", "--model.optimizer=SGD", "--model.optimizer.lr=0")
+    events = EventAccumulator(str(run / "train")).Reload()
+    steps = events.Scalars("step_loss")
+    assert [event.step for event in steps] == [1, 2, 3]
+    # That of each step's last batch; with weights that stay, all are near the mean.
+    assert sum(event.value for event in steps) / 3 == pytest.approx(events.Scalars("loss")[0].value, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        # Never validated.
+        (["--trainer.limit_val_batches=0", "--trainer.max_epochs=1"], ["best-epoch=000.ckpt"]),
+        # Validated behind the second epoch alone.
+        (
+            ["--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=3"],
+            ["best-epoch=000.ckpt", r"best-epoch=001-val_accuracy=0\.\d{4}.ckpt", "best-epoch=002.ckpt"],
+        ),
+    ],
+)
+def test_a_checkpoint_by_training_tells_no_accuracy_of_other_weights(options: list[str], names: list[str]) -> None:
+    run = fit("--checkpoint.monitor=train/loss", "--checkpoint.save_top_k=-1", *options)
+    *found, last = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert last == "last.ckpt"
+    assert len(found) == len(names)
+    assert all(re.fullmatch(name, path) for name, path in zip(names, found, strict=True)), found
+
+
+def test_predictions_go_to_the_run_and_curves_are_where_the_line_says(capsys: pytest.CaptureFixture[str]) -> None:
+    csv_logger = "{class_path: CSVLogger, init_args: {save_dir: .}}"
+    boards = "{class_path: TensorBoardLogger, init_args: {save_dir: boards}}"
+    main(["fit", "--config", "tiny.yaml", f"--trainer.logger=[{csv_logger}, {boards}]"])
+    watch = capsys.readouterr().out.strip().splitlines()[-1]
+    assert watch == "Watch: tensorboard --logdir boards/lightning_logs"
+    main(["predict", "--ckpt_path=lightning_logs/version_0/checkpoints/last.ckpt"])
+    assert Path("lightning_logs/version_0/predictions.csv").is_file()
+    assert not Path("predictions.csv").exists()
+    main(["fit", "--config", "tiny.yaml", f"--trainer.logger={csv_logger}"])
+    assert "Watch" not in capsys.readouterr().out
+
+
 def test_test_and_predict_take_the_newest_best_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     run = fit()
     capsys.readouterr()

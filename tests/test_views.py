@@ -35,3 +35,13 @@ def test_an_image_without_structure_looks_the_same_in_all_views() -> None:
     images = torch.full((2, 3, 8, 8), 0.3)
     for view in VIEWS.values():
         torch.testing.assert_close(view(corners, images)[0], corners(images))
+
+
+def test_a_mean_of_16_bits_is_not_rounded_to_them() -> None:
+    # Half way between them there is no number in bfloat16.
+    low, high = torch.tensor([1.0, 1.0078125], dtype=torch.bfloat16)
+    images = torch.zeros(1, 3, 2, 2, dtype=torch.bfloat16)
+    images[..., 0], images[..., 1] = low, high
+    mean, plain = flip(lambda images: images[:, :, 0, 0], images)
+    assert mean.tolist() == [[(low.item() + high.item()) / 2] * 3]
+    assert plain.dtype is torch.bfloat16

@@ -1,5 +1,6 @@
 """Which weights a run keeps: the best by validation, and the last."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.monitor import Mode, mode_of
 from cifar_lit.runs import LAST
+
+# A metric in the template of a file's name, such as {val/accuracy:.4f}.
+_METRIC = re.compile(r"\{([^:}]*)")
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -36,6 +40,8 @@ class BestCheckpoint(ModelCheckpoint):
     _warned = False
     # In this epoch: what an earlier one logged is still there.
     _validated = False
+    # What is logged of a validation is of these weights.
+    _is_fresh = True
 
     def __init__(self, every_n_minutes: float | None = None, mode: Mode | None = None, **kwargs: Any) -> None:
         monitor = kwargs.get("monitor") or ""
@@ -71,13 +77,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far."""
-        self._validated = not trainer.sanity_checking
+        self._validated = self._is_fresh = not trainer.sanity_checking
         if not self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far, and of these weights."""
-        validated, self._validated = self._validated, False
+        self._is_fresh = validated = self._validated
+        self._validated = False
         known = validated or not (self.monitor or "").startswith("val/")
         if known and self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer):
             super().on_train_epoch_end(trainer, pl_module)
@@ -92,6 +99,18 @@ class BestCheckpoint(ModelCheckpoint):
         same = self.save_top_k == 1 and bool(current == self.best_model_score)
         # A metric may differ from rank to rank, and all must save or none.
         return bool(trainer.strategy.reduce_boolean_decision(same))
+
+    def format_checkpoint_name(
+        self, metrics: dict[str, Tensor], filename: str | None = None, ver: int | None = None, prefix: str | None = None
+    ) -> str:
+        """The path of a checkpoint, with those metrics in its name that there are; Lightning writes 0 for others."""
+        metrics = {name: value for name, value in metrics.items() if self._is_fresh or not name.startswith("val/")}
+        template, known = filename or self.filename or "", {"epoch", "step", *metrics}
+        if not known.issuperset(_METRIC.findall(template)):
+            parts = template.split(self.CHECKPOINT_JOIN_CHAR)
+            template = self.CHECKPOINT_JOIN_CHAR.join(p for p in parts if known.issuperset(_METRIC.findall(p)))
+        path: str = super().format_checkpoint_name(metrics, template or None, ver, prefix)
+        return path
 
     def _can_monitor(self, trainer: Trainer) -> bool:
         if self.monitor is None or self.monitor in trainer.callback_metrics:

@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
 
 from cifar_lit.callbacks.on_host import OnHost
 from cifar_lit.logger import CurvesLogger, tensorboard_of
+from cifar_lit.stepping import learning_rate_of, loss_of_batch
 
 
 class _Moment:
@@ -34,7 +36,7 @@ class _Moment:
 
 
 class Curves(Callback):
-    """Logs ``run/learning_rate`` as it moves, ``run/images_per_second`` once an epoch, and settings with final metrics.
+    """Logs ``run/learning_rate`` of steps, ``run/images_per_second`` once an epoch, and settings with final metrics.
 
     Within an epoch it never waits for a GPU.
 
@@ -46,6 +48,8 @@ class Curves(Callback):
         self.step_loss = step_loss
         # The loss that was last asked for, until it is logged, and its step.
         self._loss: tuple[OnHost, int] | None = None
+        # A step to log and its rate: the schedule has moved on when the step is over.
+        self._step: tuple[int, float] | None = None
         self._images = 0
         self._started = _Moment()
         self._ended: _Moment | None = None
@@ -72,6 +76,13 @@ class Curves(Callback):
             self._pauses.append((self._paused, _Moment(pl_module.device)))
             self._paused = None
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Notes the learning rate now and then, before the schedule moves on."""
+        step, every = trainer.global_step + 1, trainer.log_every_n_steps  # type: ignore[attr-defined]
+        # 0 is never, as for Lightning.
+        if every and step % every == 0:
+            self._step = step, learning_rate_of(trainer.optimizers[0])
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -79,15 +90,15 @@ class Curves(Callback):
         self._images += _count(batch)
         # Here and not at the epoch's end: validation runs in between.
         self._ended = _Moment(pl_module.device) if trainer.is_last_batch else None
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        # 0 is never, as for Lightning.
-        if every and trainer.global_step % every == 0:
-            self._log(trainer, {"run/learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}, trainer.global_step)
-            if self.step_loss and isinstance(outputs, dict) and "loss" in outputs:
-                self._loss = OnHost(outputs["loss"]), trainer.global_step
+        if self._step is not None:
+            step, rate = self._step
+            self._step = None
+            self._log(trainer, {"run/learning_rate": rate}, step)
+            if self.step_loss and (loss := loss_of_batch(trainer, outputs)) is not None:
+                self._loss = OnHost(loss), step
         if self._loss is not None and (self._loss[0].arrived or trainer.is_last_batch):
-            number, step = self._loss
-            self._log(trainer, {"train/step_loss": number.value}, step)
+            number, of_step = self._loss
+            self._log(trainer, {"train/step_loss": number.value}, of_step)
             self._loss = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -157,8 +157,8 @@ class Distillation(Callback):
                 "The lists of transforms of the teacher and of this run do not normalise alike: give both the same "
                 "Normalize or ToFloat, or none."
             )
-        # Which images are held out.
-        if differ & {"val_size", "split_seed"}:
+        # Which images are held out. Without any, those of the test split are validated, which no teacher has seen.
+        if own.get("val_size") != 0 and differ & {"val_size", "split_seed"}:
             say("The teacher was trained on images that are held out here: validation accuracy is too good.")
 
     def _compare_data(self, content: dict[str, Any], trainer: Trainer) -> None:

@@ -7,15 +7,15 @@ from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 from cifar_lit.callbacks.checkpoint import BestCheckpoint
 from cifar_lit.callbacks.stops import Stops
+from cifar_lit.logger import tensorboard_of
 from cifar_lit.runs import LOGS
 
 
-def last_words(trainer: Trainer, root: Path) -> list[str]:
+def last_words(trainer: Trainer) -> list[str]:
     """The lines, of which the first says why where the run ended before its last epoch or had nothing to do.
 
     Args:
         trainer: Behind its fit.
-        root: Folder of ``lightning_logs``.
     """
     reason = _reason(trainer)
     lines = [] if reason is None else [reason]
@@ -24,8 +24,15 @@ def last_words(trainer: Trainer, root: Path) -> list[str]:
         best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
         if best is not None and best.best_model_path:
             lines.append(f"Best checkpoint: {best.best_model_path}")
-        lines.append(f"Watch: tensorboard --logdir {root / LOGS}")
+        logger = tensorboard_of(trainer)
+        if logger is not None:
+            lines.append(f"Watch: tensorboard --logdir {_all_runs(Path(logger.root_dir))}")
     return lines
+
+
+def _all_runs(runs: Path) -> Path:
+    """The folder of all recipes' runs that holds a recipe's; if there is none, this one's."""
+    return next((folder for folder in (runs, *runs.parents) if folder.name == LOGS), runs)
 
 
 def _reason(trainer: Trainer) -> str | None:

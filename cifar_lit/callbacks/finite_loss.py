@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cifar_lit.callbacks.on_host import OnHost
 from cifar_lit.errors import UserError
+from cifar_lit.stepping import learning_rate_of
 
 # Losses of a GPU on their way to the host, at most: it is seldom more than a few steps behind.
 PENDING = 64
@@ -43,7 +44,7 @@ class FiniteLoss(Callback):
         """Looks at the loss, float ()."""
         if not self.stop:
             return
-        step, rate = trainer.global_step + 1, trainer.optimizers[0].param_groups[0]["lr"]
+        step, rate = trainer.global_step + 1, learning_rate_of(trainer.optimizers[0])
         self._pending.append(Pending(OnHost(loss), step, rate))
         while self._pending and (len(self._pending) > PENDING or self._pending[0].loss.arrived):
             self._check_oldest()

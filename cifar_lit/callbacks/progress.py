@@ -6,11 +6,11 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
-from torch import Tensor
 from tqdm import tqdm
 
 from cifar_lit.callbacks.curves import Curves
 from cifar_lit.callbacks.on_host import OnHost
+from cifar_lit.stepping import loss_of_batch
 
 # Seconds between two looks at the loss.
 LOSS_INTERVAL = 0.5
@@ -106,8 +106,7 @@ class EpochProgress(ProgressBar):
         now = time.perf_counter()
         if self._bar is None or self._bar.disable or now - self._loss_read < LOSS_INTERVAL:
             return
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        if self._loss is None and isinstance(loss, Tensor):
+        if self._loss is None and (loss := loss_of_batch(trainer, outputs)) is not None:
             self._loss = OnHost(loss)
         if self._loss is not None and not self._loss.arrived:
             return

@@ -9,12 +9,15 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from cifar_lit.callbacks.curves import Curves
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import DepthwiseNet
+from cifar_lit.optimizers import MuonSGD
+from cifar_lit.schedules import OneCycle
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec")
 STEP, VALIDATION = 0.05, 1.0
@@ -103,6 +106,37 @@ def test_batches_of_another_kind_are_not_counted(tmp_path: Path) -> None:
     )
     trainer.fit(Dictionaries(), DataLoader([{"x": torch.ones(2)}] * 4, batch_size=2))  # type: ignore[arg-type]
     assert curves.images_per_second is None
+
+
+def test_the_rate_is_that_of_the_step_and_of_what_most_weights_have(tmp_path: Path) -> None:
+    used = []
+
+    class Used(Callback):
+        def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+            used.append(max(group["lr"] for group in optimizer.param_groups))
+
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=4,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        logger=CurvesLogger(str(tmp_path)),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+        callbacks=[Curves(), Used()],
+    )
+    model = DepthwiseNet(
+        widths=[[8]],
+        dropout=[0.0],
+        optimizer=lambda params: MuonSGD(params, lr=0.2, head_lr=0.001, bias_lr=0.002),
+        schedule=OneCycle,
+    )
+    trainer.fit(model, DigitsDataModule())
+    events = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0")).Reload()
+    logged = [event.value for event in events.Scalars("run/learning_rate")]
+    assert logged == pytest.approx(used)
+    assert len(set(used)) == 4
 
 
 def test_rates_are_logged_every_so_many_steps_and_never_at_0(tmp_path: Path) -> None:

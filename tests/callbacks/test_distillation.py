@@ -319,6 +319,10 @@ def test_a_teacher_that_trained_on_what_is_held_out_is_told_of(
     own = DigitsDataModule().hparams
     started(Distillation(a_teacher(tmp_path / "same.ckpt", data={"val_size": own["val_size"]})))
     assert "too good" not in capsys.readouterr().out
+    teacher = Distillation(a_teacher(tmp_path / "all.ckpt", data={"val_size": 0.3}))
+    # That validates on images of the test split.
+    started(teacher, data=DigitsDataModule(val_size=0))
+    assert "too good" not in capsys.readouterr().out
     started(Distillation(a_teacher(tmp_path / "all.ckpt", data={"val_size": 0})))
     assert "validation accuracy is too good" in capsys.readouterr().out
 

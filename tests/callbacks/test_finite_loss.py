@@ -103,7 +103,7 @@ def test_a_loss_on_a_gpu_is_looked_at_when_it_has_arrived(monkeypatch: pytest.Mo
         global_step = 0
 
         class Optimizer:
-            param_groups = ({"lr": 0.5},)
+            param_groups = ({"lr": 0.5, "params": ()},)
 
         optimizers = (Optimizer(),)
 

@@ -69,3 +69,23 @@ def test_it_is_a_function_of_the_seed() -> None:
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+def test_masks_differ_and_torchs_seed_is_theirs() -> None:
+    def drop() -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        return [Dropout(0.5)(torch.ones(1000)) for _ in range(3)]
+
+    first, again = drop(), drop()
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first[1], first[2])
+
+
+def test_compiled_it_draws_the_same() -> None:
+    dropout, ones = Dropout(0.25), torch.ones(1000)
+    torch.manual_seed(3)
+    expected = [dropout(ones) for _ in range(2)]
+    torch.manual_seed(3)
+    compiled = torch.compile(dropout.forward, backend="eager")
+    assert all(torch.equal(compiled(ones), out) for out in expected)

@@ -1,0 +1,53 @@
+"""What a training step is made of beyond its loss: its seed, the weight of its batches, and its learning rate."""
+
+import os
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+# Generators take seeds below 2⁶³.
+_SEED_MASK = 0x7FFF_FFFF_FFFF_FFFF
+
+
+def seed_batch(device: torch.device, epoch: int, batch: int, rank: int) -> None:
+    """Makes what a network draws for a batch (dropout) a function of the run's seed and these numbers alone.
+
+    Then a resumed run draws what the uninterrupted one drew, and nothing that ran in between matters.
+    """
+    run_seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+    seed = hash((run_seed, epoch, batch, rank)) & _SEED_MASK
+    # torch.manual_seed also queues a seeding for every kind of device that is not there, at 1 ms a step.
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+def weight_in_step(trainer: Trainer) -> float:
+    """What the current batch's loss is multiplied by for a step's gradient to be the mean over its batches.
+
+    Lightning divides by ``accumulate_grad_batches`` also where an epoch ends with fewer: their step would be smaller.
+    """
+    gathered, batches = trainer.accumulate_grad_batches, trainer.num_training_batches
+    # Of data without a length nobody knows which batch is the last.
+    left = int(batches % gathered) if batches != float("inf") else 0
+    return gathered / left if left and trainer.fit_loop.batch_idx >= batches - left else 1.0
+
+
+def loss_of_batch(trainer: Trainer, outputs: Any) -> Tensor | None:
+    """A batch's loss, (), of what `on_train_batch_end` is given: Lightning has divided it by the batches of a step."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    if not isinstance(loss, Tensor):
+        return None
+    return loss if trainer.accumulate_grad_batches == 1 else loss * trainer.accumulate_grad_batches
+
+
+def learning_rate_of(optimizer: Optimizer) -> float:
+    """The rate of most of what is trained: optimizers of filters, matrices and biases have several."""
+    group = max(optimizer.param_groups, key=lambda group: sum(parameter.numel() for parameter in group["params"]))
+    return float(group["lr"])
