@@ -192,7 +192,8 @@ class Classifier(ResumableModule):
 
     def _log(self, split: str, scores: Scores, suffix: str = "") -> None:
         for name, metric in scores.named().items():
-            self.log(f"{split}/{name}{suffix}", metric)
+            # Lightning's own bar, where there is one, shows them.
+            self.log(f"{split}/{name}{suffix}", metric, prog_bar=split != "test")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters: those with the optimizer's weight decay, and those without any."""

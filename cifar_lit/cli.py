@@ -41,6 +41,7 @@ from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
 from cifar_lit.files import expanded
 from cifar_lit.logger import CurvesLogger, logger_of
 from cifar_lit.monitor import check_early_stopping
+from cifar_lit.parsing import begin_new_classes_anew, let_whole_numbers_count
 from cifar_lit.precision import can_use, choose_precision
 from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
 from cifar_lit.runs import BEST, find_checkpoint, load_checkpoint, recipe_name, run_of, runs_of, with_own_config
@@ -49,9 +50,6 @@ from cifar_lit.trainer import CifarTrainer
 RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
 PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusion": ConfusionPanel}
-# Of the trainer: a whole number counts batches, a fraction is a share of them.
-COUNT_OR_SHARE = {f"trainer.limit_{split}_batches" for split in ("train", "val", "test", "predict")}
-COUNT_OR_SHARE |= {"trainer.overfit_batches", "trainer.val_check_interval"}
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
 
@@ -105,11 +103,7 @@ class CifarCLI(LightningCLI):
         parser.add_lightning_class_args(Curves, "curves")
         for name, panel in PANELS.items():
             parser.add_lightning_class_args(panel, name)
-        for action in parser._actions:
-            if action.dest in COUNT_OR_SHARE:
-                # typing takes Union[int, float] for the Union[float, int] that another library made before, and so 1
-                # would be read as 1.0: all of the batches.
-                action._typehint = int | float | None  # type: ignore[attr-defined]
+        let_whole_numbers_count(parser)
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     @property
@@ -231,6 +225,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Command-line arguments; by default those of this process.
     """
     hush_libraries()
+    begin_new_classes_anew()
     try:
         CifarCLI(args)
         leave_ranks()

@@ -123,7 +123,7 @@ def one_line(error: BaseException) -> str:
             return f"cifar-lit: {single(str(link))}"
     # By name: argparse, jsonargparse and Lightning have several classes of these names.
     kind = type(error).__name__
-    if kind in ("ArgumentError", "ArgumentTypeError"):
+    if kind in ("ArgumentError", "ArgumentTypeError") or str(error).startswith("Does not validate against any"):
         return f"cifar-lit: {parsing_problem(str(error))}"
     frames = traceback.extract_tb(error.__traceback__)
     of_lightning = bool(frames) and re.search(r"[/\\](pytorch_lightning|lightning_fabric)[/\\]", frames[-1].filename)

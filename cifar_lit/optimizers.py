@@ -61,8 +61,6 @@ def begin_momentum(optimizer: Optimizer) -> None:
 class NesterovSGD(SGD):
     """SGD with Nesterov momentum of 0.9 and a weight decay of 5e-4: what a model is trained with unless told otherwise.
 
-    These two are no arguments: the command line would hand them on to whatever optimizer is put in its place.
-
     Args:
         params: Parameters, or groups of them.
         lr: Learning rate.

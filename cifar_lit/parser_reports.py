@@ -1,8 +1,11 @@
 """What is wrong with options and settings, in a line: the gist of jsonargparse's reports."""
 
+import difflib
 import importlib.util
+import inspect
 import re
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from cifar_lit.errors import TRACEBACK_VARIABLE
@@ -14,8 +17,20 @@ _PATH = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+"
 # How a report begins that is not about what a module did when it was imported.
 _OF_THE_PARSER = (
     *("Does not validate", "Expected ", "Import path ", "Key ", "Not a valid ", "Not of type ", "Option "),
-    *("Parser key ", "Problem with ", "Type ", "a class path (", "a dict with"),
+    *("Given value", "Parser key ", "Problem with ", "Type ", "a class path (", "a dict with"),
 )
+# Where the classes are that an option knows by name, by the option's end.
+_MODULES = {
+    "model": ("cifar_lit.models",),
+    "data": ("cifar_lit.data",),
+    "optimizer": ("torch.optim", "cifar_lit.optimizers"),
+    "schedule": ("cifar_lit.schedules", "torch.optim.lr_scheduler"),
+    "transforms": ("albumentations", "cifar_lit.data"),
+    "callbacks": ("cifar_lit.callbacks", "pytorch_lightning.callbacks"),
+    "logger": ("pytorch_lightning.loggers",),
+}
+# What a schedule of torch calls the number of steps, where it comes first.
+_STEPS = ("total_steps", "total_iters", "T_max")
 
 
 def single(text: str) -> str:
@@ -46,20 +61,36 @@ def parsing_problem(text: str) -> str:
         classes = re.findall(r"class_path '?([\w.]+)'", text[: match.start()])
         classes += re.findall(r"class_path='([\w.]+)'", text[match.end() :].partition("\n")[0])
         name = classes[-1].rpartition(".")[2] if classes else option
-        return f"{name} has no option {match[1]!r}: see {option}.help {name}."
+        if re.match(r"class_path$|[A-Z][A-Za-z0-9]*(\.|$)", match[1]):
+            return f"{option} wants a class and its settings as {{class_path: NAME, init_args: {{SETTING: VALUE}}}}."
+        told = _told_the_steps(classes[-1] if classes else "", match[1])
+        return told or f"{name} has no option {match[1]!r}: see {option}.help {name}."
+    lacking = re.findall(rf"class_path '({_PATH})':\s+the following arguments are required: (.+)", text)
+    if lacking:
+        # The innermost.
+        path, missing = lacking[-1]
+        return f"{option}: {path.rpartition('.')[2]} lacks {missing}: give it."
+    if match := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.+?)\.?\n", text):
+        if match[1] == "ReduceLROnPlateau":
+            return f"{option}: give Plateau, which is ReduceLROnPlateau with the name of what it monitors."
+        return f"{option}: there are several classes {match[1]}: give {_listed(match[2].split(', '))}."
     if problem := _class_problem(text, option):
         return problem
     value = re.search(r"(?:Got|Given) value: (\S+?)\.?\s", text + " ")
     given = f", not {value[1]!r}" if value else ""
-    if kinds := re.findall(r"Expected a <class '(\w+)'>", text):
-        article = "an" if kinds[0] == "int" else "a"
-        return f"{option} wants {article} {' or '.join(dict.fromkeys(kinds))}{given}."
+    kinds = [*dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text))]
+    if re.search(r"Expected a <class 'collections.abc.(Sequence|Iterable)'>", text):
+        kinds.append("list")
+    kind = f"{'an' if kinds[0] == 'int' else 'a'} {' or '.join(kinds)}" if kinds else ""
+    choices = re.findall(r"Expected a typing\.Literal\[(.*?)\]", text)
+    if choices:
+        return f"{option} wants one of {', '.join(choices)}{given}."
+    if kinds:
+        return f"{option} wants {kind}{given}."
     if match := re.search(r"Not of type \w+: Expected (.+) but got (.+)", text):
         return f"{option} wants {match[1]}, not {match[2]}."
-    if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\]", text):
-        return f"{option} wants one of {', '.join(choices)}{given}."
     if match := re.search(r"Expected a dot import path string: (\S+)", text):
-        return f"{option} knows no class {match[1]!r}: give one that the README names, or module.Class of your own."
+        return f"{option} knows no class {match[1]!r}: give {_near(match[1], option)}, or module.Class of your own."
     if match := re.search(r"[Uu]nrecognized arguments?: (\S+)", text):
         return f"there is no option {match[1]}: see --help."
     if match := re.search(r"arguments are required: (.*)", text):
@@ -88,6 +119,8 @@ def _class_problem(text: str, option: str) -> str | None:
     for path in re.findall(rf"(?:Given value: |val=')({_PATH})", text):
         if _reason(text) and (problem := _import_problem(path, text)):
             return f"{option} is {path}, {problem}"
+    if reason := _reason_of_a_class(text):
+        return reason if option == "--" else f"{option}: {reason}"
     # The innermost comes first of the values, and last of the others.
     given = re.search(rf"Given value: (?:\{{'class_path': ')?({_PATH})", text)
     named = given[1] if given else next(reversed(paths), "this")
@@ -97,6 +130,53 @@ def _class_problem(text: str, option: str) -> str | None:
         return f"{option} wants a class derived from {match[2]}, and {match[1]} is none."
     if "class, but is abstract" in text:
         return f"{option} is {named}, which is abstract: define what it leaves open, or give a class that does."
+    return None
+
+
+def _near(name: str, option: str) -> str:
+    """Names of classes that an option knows, near one that it does not know; or where they are."""
+    modules = _MODULES.get(option.rpartition(".")[2].removeprefix("--"), ())
+    known = {
+        other.lower(): other
+        for module in modules
+        for other, kind in vars(sys.modules.get(module, re)).items()
+        if isinstance(kind, type) and not other.startswith("_") and kind.__module__.startswith(module)
+    }
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.55)
+    if near or len(modules) == 1:
+        return _listed([known[other] for other in near or sorted(known)])
+    return f"a class of {_listed(modules)}" if modules else "one that there is"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _told_the_steps(path: str, setting: str) -> str | None:
+    """What there is to say of a schedule's setting that nobody can give: that which stands for the number of steps."""
+    module, _, name = path.rpartition(".")
+    schedule = getattr(sys.modules.get(module), name, None)
+    if module != "torch.optim.lr_scheduler" or schedule is None:
+        return None
+    if [*inspect.signature(schedule).parameters][1:2] != [setting]:
+        return None
+    if setting in _STEPS:
+        return f"{setting} of {name} is the run's number of steps, which it is told: leave it out."
+    return (
+        f"{name} wants {setting} where a run tells its number of steps: give OneCycle, StepTable or another schedule."
+    )
+
+
+def _reason_of_a_class(text: str) -> str | None:
+    """Why a class could not be made of its settings, in its own words; None if a report has the parser's alone."""
+    for item in re.findall(r"^ *- (.+?)(?=\n *- |\n *Given value|\Z)", text, re.DOTALL | re.MULTILINE):
+        of_class, words = re.match(rf"(?:Problem with given class_path '({_PATH})':\s)?(.*)", item, re.DOTALL).groups()  # type: ignore[union-attr]
+        named = of_class or next(iter(re.findall(rf"class_path='({_PATH})'", text)), None)
+        # What pydantic adds for those who wrote the class.
+        words = re.sub(r"\[type=.*|For further information.*|\d+ validation errors? for \w+", "", words)
+        words = re.sub(r" Value error,", ":", single(words))
+        if named and words and not words.startswith(_OF_THE_PARSER):
+            return f"{named.rpartition('.')[2]}: {shown(words)}"
     return None
 
 

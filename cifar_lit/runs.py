@@ -116,8 +116,7 @@ def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None) -> Pat
                 f"{runs} holds no run with a {ckpt_path} checkpoint: train one with `fit`, "
                 "afresh without --ckpt_path, or give --ckpt_path FILE."
             )
-        # An older run's would be taken for the newest one's.
-        newest = every[-1].parent
+        newest = every[-1].parent  # An older run's would be taken for the newest one's.
         found = [file for file in every if file.parent == newest and file.name.startswith(ckpt_path)]
         if not found:
             others = "--ckpt_path last or FILE" if ckpt_path == BEST else "--ckpt_path FILE"
@@ -126,7 +125,8 @@ def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None) -> Pat
     else:
         path = Path(ckpt_path)
         if not path.is_file():
-            raise UserError(f"There is no checkpoint {path}: give a .ckpt file, or `best` or `last` of the newest run.")
+            others = "`best` or `last` (of the newest run; with --config RUN/config.yaml of another)"
+            raise UserError(f"There is no checkpoint {path}: give a .ckpt file, {others}.")
     # A checkpoint is a zip file, whose table of contents stands at its end and holds a checksum an entry.
     try:
         with zipfile.ZipFile(path) as archive:

@@ -11,6 +11,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_lit.errors import UserError
 
+OTHERS = (
+    "give OneCycle, Triangular, InverseTime, StepTable, Exponential, Plateau, CosineAnnealingLR, PolynomialLR or one "
+    "of your own"
+)
 ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
 
 
@@ -28,7 +32,10 @@ def new_schedule(make: ScheduleCallable, optimizer: Optimizer, trainer: Trainer)
     steps = trainer.estimated_stepping_batches
     # -1 for epochs of data without a length.
     known = 0 <= steps < math.inf
-    schedule = make(optimizer, int(steps) if known else 1)
+    try:
+        schedule = make(optimizer, int(steps) if known else 1)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"The schedule takes no number of steps ({error}): {OTHERS}.") from error
     is_plateau = isinstance(schedule, ReduceLROnPlateau)
     if not known and not is_plateau and getattr(schedule, "interval", "step") == "step":
         raise UserError(
@@ -38,10 +45,7 @@ def new_schedule(make: ScheduleCallable, optimizer: Optimizer, trainer: Trainer)
     if is_plateau and not hasattr(schedule, "monitor"):
         raise UserError(f"{type(schedule).__name__} has no `monitor`, the name of a metric: give Plateau.")
     if known and not _takes_the_number_of_steps(schedule, int(steps)):
-        raise UserError(
-            f"{type(schedule).__name__} does not take the run's number of steps: give OneCycle, Triangular, "
-            "InverseTime, StepTable, Exponential, Plateau, CosineAnnealingLR, PolynomialLR or one of your own."
-        )
+        raise UserError(f"{type(schedule).__name__} does not take the run's number of steps: {OTHERS}.")
     return schedule
 
 

@@ -735,13 +735,52 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
         (["--data.batch_size=0"], "batch_size is 0: give a whole number of at least 1"),
         (["--data.batch_size=many"], "--data.batch_size wants an int, not 'many'"),
         (["--data.val_size=5000"], "val_size 5000 does not fit 1438 training images"),
-        (["--model=ResNetV9"], "--model knows no class 'ResNetV9'"),
+        (
+            ["--model=ResNetV9"],
+            "--model knows no class 'ResNetV9': give ResNetV2, ResNetV1 or ResNet18, or module.Class",
+        ),
+        (["--data=cifar10"], "knows no class 'cifar10': give CIFAR10DataModule or CIFAR100DataModule, or module.Class"),
+        (
+            ["--model=Perceiver"],
+            "'Perceiver': give DepthwiseNet, DilatedSeparableNet, PlainCNN, .* or SpeedNet, or mod",
+        ),
+        (
+            ["--trainer.callbacks+=Xyzzy"],
+            "'Xyzzy': give a class of cifar_lit.callbacks or pytorch_lightning.callbacks,",
+        ),
         (["--model.depht=20"], "ResNetV1 has no option 'depht': see --model.help ResNetV1"),
         (["--trainer.max_epoch=3"], "there is no option --trainer.max_epoch"),
         (["--model.optimizer.lr=fast"], "--model.optimizer.lr wants a float, not 'fast'"),
         (["--model.schedule=ExponentialLR"], "ExponentialLR does not take the run's number of steps: give OneCycle"),
         (["--data.val_size=some"], "--data.val_size wants an int or float, not 'some'"),
-        (["--model.optimizer=SGDD"], "--model.optimizer knows no class 'SGDD'"),
+        (["--model.optimizer=SGDD"], "--model.optimizer knows no class 'SGDD': give SGD or ASGD, or module.Class"),
+        (["--data.transforms=[RandomResizedCrop]"], "--data.transforms: RandomResizedCrop lacks size: give it"),
+        (["--trainer.logger=CSVLogger"], "--trainer.logger: CSVLogger lacks save_dir: give it"),
+        (["--trainer.callbacks=EarlyStopping"], "--trainer.callbacks: EarlyStopping lacks monitor: give it"),
+        (["--trainer.logger=WandbLogger"], "WandbLogger: Requirement 'wandb.*' not met"),
+        (
+            ["--data.transforms=[{class_path: RandomResizedCrop, init_args: {size: [32,32], scale: [0.9,1.1]}}]"],
+            r"RandomResizedCrop: scale: All values in \(0.9, 1.1\) must be >= 0 and <= 1$",
+        ),
+        (
+            ["--data.transforms=[{class_path: HorizontalFlip, p: 0.5}]"],
+            "as {class_path: NAME, init_args: {SETTING: VAL",
+        ),
+        (["--data.transforms=[{HorizontalFlip: {p: 0.5}}]"], "as {class_path: NAME, init_args: {SETTING: VALUE}}"),
+        (["--data.transforms={class_path: HorizontalFlip}"], "--data.transforms wants a list, not "),
+        (["--model.schedule=ReduceLROnPlateau"], "--model.schedule: give Plateau, which is ReduceLROnPlateau with"),
+        (
+            ["--model.schedule=MultiStepLR"],
+            r"The schedule takes no number of steps \('int' object.*\): give OneCycle, ",
+        ),
+        (
+            ["--model.schedule=StepLR", "--model.schedule.step_size=3"],
+            "StepLR wants step_size where a run tells its nu",
+        ),
+        (
+            ["--model.schedule=CosineAnnealingLR", "--model.schedule.T_max=3"],
+            "T_max of .* is the run's number of steps",
+        ),
         (["--data.val_size=1.5"], "val_size 1.5 does not fit"),
         (
             ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/accuracy"],
@@ -770,6 +809,52 @@ def test_bad_input_ends_in_one_line(
     monkeypatch.setattr(CIFAR10DataModule, "ARCHIVE", unreachable)
     Path("broken.yaml").write_text("a: [1, 2")
     assert re.search(expected, failure(capsys, "fit", "--config", "tiny.yaml", *args))
+
+
+@pytest.mark.parametrize(
+    ("given", "before", "after"),
+    [
+        # Not the rate and decay of the SGD of before.
+        (["--model.optimizer=Adam"], "Adam", {"lr": 0.001, "weight_decay": 0.0}),
+        (["--model.optimizer=Adam", "--model.optimizer.lr=0.02"], "Adam", {"lr": 0.02, "weight_decay": 0.0}),
+        (["--config=adam.yaml"], "Adam", {"lr": 0.03, "weight_decay": 0.0}),
+        # Of the same class all others stay.
+        (["--model.optimizer=SGD", "--model.optimizer.lr=0.02"], "SGD", {"lr": 0.02, "weight_decay": 0.25}),
+        (["--model.optimizer=torch.optim.SGD"], "SGD", {"lr": 0.5, "weight_decay": 0.25}),
+        (["--model.optimizer.lr=0.02"], "SGD", {"lr": 0.02, "weight_decay": 0.25}),
+        # So do those of a model or of data in another's place.
+        (["--model=ResNetV2", "--model.depth=11"], "SGD", {"lr": 0.5, "weight_decay": 0.25}),
+    ],
+)
+def test_a_class_that_replaces_another_begins_with_its_own_defaults(
+    given: list[str], before: str, after: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("sgd.yaml").write_text(
+        "model: {init_args: {optimizer: {class_path: SGD, init_args: {lr: 0.5, weight_decay: 0.25}}}}"
+    )
+    Path("adam.yaml").write_text("model: {init_args: {optimizer: {class_path: Adam, init_args: {lr: 0.03}}}}")
+    with pytest.raises(SystemExit):
+        main(["fit", "--config=tiny.yaml", "--config=sgd.yaml", "--data.batch_size=48", *given, "--print_config"])
+    settings = yaml.safe_load(capsys.readouterr().out)
+    optimizer = settings["model"]["init_args"]["optimizer"]
+    assert optimizer["class_path"] == f"torch.optim.{before}"
+    assert {name: optimizer["init_args"][name] for name in after} == after
+    assert settings["data"]["init_args"]["batch_size"] == 48
+
+
+def test_a_list_of_transforms_has_nothing_of_the_classes_that_it_replaces(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("zoom.yaml").write_text(
+        "data: {init_args: {transforms: [{class_path: Affine, init_args: {scale: [0.9, 1.1]}}, RandomRotate90]}}"
+    )
+    given = ["--config=zoom.yaml", "--data.transforms=[Perspective, {class_path: Rotate, init_args: {limit: 5}}]"]
+    with pytest.raises(SystemExit):
+        main(["fit", "--config=tiny.yaml", *given, "--data=ImageFolderDataModule", "--print_config"])
+    data = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert data["class_path"] == "cifar_lit.data.ImageFolderDataModule"
+    assert data["init_args"]["batch_size"] == 16
+    perspective, rotate = data["init_args"]["transforms"]
+    assert perspective["init_args"]["scale"] == [0.05, 0.1]
+    assert rotate["init_args"]["limit"] == 5
 
 
 def test_a_switch_may_stand_alone() -> None:

@@ -65,7 +65,9 @@ MAY_IMPORT = {
     "checkpoint_io": {"errors", "files"},
     "allocator": set(),
     "spared_imports": set(),
+    "parsing": set(),
     "cli": {
+        "parsing",
         "trainer",
         "allocator",
         "checkpoint_io",

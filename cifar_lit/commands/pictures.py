@@ -136,6 +136,9 @@ def _remove_overlays(table: Path, place: Path, kept: set[str]) -> None:
             # A table may say anything.
             if name and path.resolve().is_relative_to(place.resolve()):
                 path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    # Of a folder of pictures; one that holds others stays.
+                    path.parent.rmdir()
 
 
 def _one_picture(file: Path, read: Callable[[Path], Pixels], output: Path) -> tuple[list[Path], list[Path]]:
