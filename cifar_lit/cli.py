@@ -38,10 +38,10 @@ from cifar_lit.checkpoint_io import with_atomic_saving
 from cifar_lit.commands.learnt_data import stand_in_for_data, take_learnt
 from cifar_lit.console import exit_with, hush_libraries, say
 from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
-from cifar_lit.files import expanded
+from cifar_lit.files import expanded, ready_to_write
 from cifar_lit.logger import CurvesLogger, logger_of
 from cifar_lit.monitor import check_early_stopping
-from cifar_lit.parsing import begin_new_classes_anew, let_whole_numbers_count
+from cifar_lit.parsing import begin_new_classes_anew, let_whole_numbers_count, with_classes_first
 from cifar_lit.precision import can_use, choose_precision
 from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
 from cifar_lit.runs import BEST, find_checkpoint, load_checkpoint, recipe_name, run_of, runs_of, with_own_config
@@ -66,7 +66,8 @@ class CifarCLI(LightningCLI):
         shared = {"default_config_files": [str(DEFAULTS)], **strict}
         # The generated usage lists every option on a hundred lines; the help below it does so with explanations.
         usage = "cifar-lit {} [--config FILE] [--OPTION=VALUE …]"
-        given, every = with_own_config(sys.argv[1:] if args is None else list(args), KNOWS_ITS_RUN), self.subcommands()
+        asked = with_classes_first(sys.argv[1:] if args is None else args)
+        given, every = with_own_config(asked, KNOWS_ITS_RUN), self.subcommands()
         # A parser takes 0.1 s to make: only that of the command is, where one is named.
         commands = {given[0]: every[given[0]]} if given and given[0] in every else every
         self.subcommands = lambda: commands  # type: ignore[method-assign]
@@ -203,8 +204,10 @@ class CifarCLI(LightningCLI):
             callbacks.append(Provenance(self._parser("fit").dump(self._settings)))
         if self.subcommand == "predict":
             assert self.checkpoint is not None, "predict always has one"
-            logs = config.logger.log_dir if isinstance(config.logger, CurvesLogger) else run_of(self.checkpoint)
-            callbacks.append(PredictionTable(Path(logs or self._root)))
+            others = run_of(self.checkpoint) if config.logger else None
+            folder = config.logger.log_dir if isinstance(config.logger, CurvesLogger) else others or self._root
+            ready_to_write(Path(folder), "give --trainer.logger=false")
+            callbacks.append(PredictionTable(Path(folder)))
         # Behind those that have something to do for the step behind which it stops.
         callbacks.append(Stops())
         trainer: Trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)

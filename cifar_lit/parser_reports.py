@@ -29,6 +29,7 @@ _MODULES = {
     "callbacks": ("cifar_lit.callbacks", "pytorch_lightning.callbacks"),
     "logger": ("pytorch_lightning.loggers",),
 }
+_AS_A_CLASS = "wants a class and its settings as {class_path: NAME, init_args: {SETTING: VALUE}}."
 # What a schedule of torch calls the number of steps, where it comes first.
 _STEPS = ("total_steps", "total_iters", "T_max")
 
@@ -61,10 +62,12 @@ def parsing_problem(text: str) -> str:
         classes = re.findall(r"class_path '?([\w.]+)'", text[: match.start()])
         classes += re.findall(r"class_path='([\w.]+)'", text[match.end() :].partition("\n")[0])
         name = classes[-1].rpartition(".")[2] if classes else option
-        if re.match(r"class_path$|[A-Z][A-Za-z0-9]*(\.|$)", match[1]):
-            return f"{option} wants a class and its settings as {{class_path: NAME, init_args: {{SETTING: VALUE}}}}."
+        if match[1] == "class_path" or match[1].partition(".")[0] in _known(option).values():
+            return f"{option} {_AS_A_CLASS}"
         told = _told_the_steps(classes[-1] if classes else "", match[1])
         return told or f"{name} has no option {match[1]!r}: see {option}.help {name}."
+    if (match := re.search(r"Group '(\w+)' does not", text)) and match[1] in _known(option).values():
+        return f"{option} {_AS_A_CLASS}"
     lacking = re.findall(rf"class_path '({_PATH})':\s+the following arguments are required: (.+)", text)
     if lacking:
         # The innermost.
@@ -135,13 +138,7 @@ def _class_problem(text: str, option: str) -> str | None:
 
 def _near(name: str, option: str) -> str:
     """Names of classes that an option knows, near one that it does not know; or where they are."""
-    modules = _MODULES.get(option.rpartition(".")[2].removeprefix("--"), ())
-    known = {
-        other.lower(): other
-        for module in modules
-        for other, kind in vars(sys.modules.get(module, re)).items()
-        if isinstance(kind, type) and not other.startswith("_") and kind.__module__.startswith(module)
-    }
+    modules, known = _modules(option), _known(option)
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.55)
     if near or len(modules) == 1:
         return _listed([known[other] for other in near or sorted(known)])
@@ -150,6 +147,20 @@ def _near(name: str, option: str) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _modules(option: str) -> tuple[str, ...]:
+    return _MODULES.get(option.rpartition(".")[2].removeprefix("--"), ())
+
+
+def _known(option: str) -> dict[str, str]:
+    """Names of the classes that an option knows, by how they are spelt in small letters."""
+    return {
+        name.lower(): name
+        for module in _modules(option)
+        for name, kind in vars(sys.modules.get(module, re)).items()
+        if isinstance(kind, type) and not name.startswith("_") and kind.__module__.startswith(module)
+    }
 
 
 def _told_the_steps(path: str, setting: str) -> str | None:

@@ -1,6 +1,7 @@
 """What the command line's parser does otherwise than jsonargparse: classes that replace others, and whole numbers."""
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jsonargparse._typehints
@@ -11,17 +12,25 @@ from pytorch_lightning.cli import LightningArgumentParser
 # Of the trainer: a whole number counts batches, a fraction is a share of them.
 COUNT_OR_SHARE = {f"trainer.limit_{split}_batches" for split in ("train", "val", "test", "predict")}
 COUNT_OR_SHARE |= {"trainer.overfit_batches", "trainer.val_check_interval"}
-_keep_what_is_valid = jsonargparse._typehints.discard_init_args_on_class_path_change
+_DISCARD = "discard_init_args_on_class_path_change"
+_keep_what_is_valid = getattr(jsonargparse._typehints, _DISCARD, None)
 
 
 def _begin_anew(parser_or_action: Any, before: Any, now: Any) -> None:
     """Drops the settings of the class before, of which the parser would keep those whose names the new one knows."""
-    if not before or "init_args" not in before or _is_same(before["class_path"], now["class_path"]):
+    if not before or "init_args" not in before:
         return
-    module, _, name = str(now["class_path"]).rpartition(".")
-    kind = getattr(sys.modules.get(module), name, None)
+    kind = _class_at(str(now["class_path"]))
+    if _is_same(before["class_path"], now["class_path"]):
+        # A transform is one of a list, which takes the place of the one before as a whole; what the parser calls a
+        # nested argument is a setting of the last one.
+        is_setting = type(now.get("init_args")).__name__ == "NestedArg"
+        if is_setting or not any(
+            base.__module__.startswith("albumentations.") for base in getattr(kind, "__mro__", ())
+        ):
+            return
     if isinstance(kind, type) and issubclass(kind, (LightningModule, LightningDataModule)):
-        _keep_what_is_valid(parser_or_action, before, now)  # type: ignore[no-untyped-call]
+        _keep_what_is_valid(parser_or_action, before, now)  # type: ignore[misc]
     else:
         before["init_args"] = Namespace()  # type: ignore[no-untyped-call]
 
@@ -32,13 +41,41 @@ def _is_same(path: str | None, other: str | None) -> bool:
     return longer.endswith(shorter)
 
 
+def _class_at(path: str) -> Any:
+    """What is found at a path, whose module is imported; a class may be within another one."""
+    module, _, name = path.rpartition(".")
+    here = sys.modules.get(module) or (_class_at(module) if module else None)
+    return getattr(here, name, None)
+
+
 def begin_new_classes_anew() -> None:
     """Has an optimizer, schedule, transform, callback or logger that replaces another begin with its own defaults.
 
     The rate of SGD is none for Adam, nor is one transform's scale another's. Models and data keep what they share: a
     recipe is for whatever network and images it is given.
     """
-    jsonargparse._typehints.discard_init_args_on_class_path_change = _begin_anew
+    if _keep_what_is_valid is not None:
+        setattr(jsonargparse._typehints, _DISCARD, _begin_anew)
+
+
+def with_classes_first(arguments: Sequence[str]) -> list[str]:
+    """Puts an option that names a class before those of its settings: given behind them, it would drop them."""
+    items: list[list[str]] = []
+    for argument in arguments:
+        if items and not argument.startswith("--") and items[-1][0].startswith("--") and "=" not in items[-1][0]:
+            items[-1].append(argument)
+        else:
+            items.append([argument])
+    ordered: list[list[str]] = []
+    for item in items:
+        settings = item[0].partition("=")[0] + "."
+        place = len(ordered)
+        for i in reversed(range(len(ordered))):
+            if ordered[i][0].partition("=")[0] == "--config":
+                break
+            place = i if settings.startswith("--") and ordered[i][0].startswith(settings) else place
+        ordered.insert(place, item)
+    return [argument for item in ordered for argument in item]
 
 
 def let_whole_numbers_count(parser: LightningArgumentParser) -> None:

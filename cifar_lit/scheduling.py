@@ -2,6 +2,8 @@
 
 import inspect
 import math
+import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from pytorch_lightning import Trainer
@@ -35,7 +37,16 @@ def new_schedule(make: ScheduleCallable, optimizer: Optimizer, trainer: Trainer)
     try:
         schedule = make(optimizer, int(steps) if known else 1)
     except (TypeError, ValueError) as error:
-        raise UserError(f"The schedule takes no number of steps ({error}): {OTHERS}.") from error
+        files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+        # Of torch's own, or of what Python has for it: other schedules are their authors' to mend.
+        if inspect.getfile(LRScheduler) not in files or files[-1] not in (
+            inspect.getfile(LRScheduler),
+            inspect.getfile(Counter),
+        ):
+            raise
+        raise UserError(
+            f"With the run's number of steps, torch's schedule cannot be made ({error}): {OTHERS}."
+        ) from error
     is_plateau = isinstance(schedule, ReduceLROnPlateau)
     if not known and not is_plateau and getattr(schedule, "interval", "step") == "step":
         raise UserError(

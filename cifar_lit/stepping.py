@@ -47,7 +47,6 @@ def loss_of_batch(trainer: Trainer, outputs: Any) -> Tensor | None:
     return loss if trainer.accumulate_grad_batches == 1 else loss * trainer.accumulate_grad_batches
 
 
-def learning_rate_of(optimizer: Optimizer) -> float:
-    """The rate of most of what is trained: optimizers of filters, matrices and biases have several."""
-    group = max(optimizer.param_groups, key=lambda group: sum(parameter.numel() for parameter in group["params"]))
-    return float(group["lr"])
+def main_group(optimizer: Optimizer) -> dict[str, Any]:
+    """The group of most of what is trained, whose rate is to be told: others may have one of their own."""
+    return max(optimizer.param_groups, key=lambda group: sum(parameter.numel() for parameter in group["params"]))

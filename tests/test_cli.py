@@ -118,11 +118,20 @@ def test_losses_of_steps_that_gather_batches_are_those_of_batches() -> None:
     assert sum(event.value for event in steps) / 3 == pytest.approx(events.Scalars("loss")[0].value, rel=0.3)
 
 
+WHOLE = "--checkpoint.filename={epoch:03d}_{val/accuracy:.4f}"
+WITHIN = "--checkpoint.filename={epoch:03d}-{val/top-5:.4f}"
+
+
 @pytest.mark.parametrize(
     ("options", "names"),
     [
         # Never validated.
         (["--trainer.limit_val_batches=0", "--trainer.max_epochs=1"], ["best-epoch=000.ckpt"]),
+        (["--trainer.limit_val_batches=0", "--trainer.max_epochs=1", WHOLE], ["epoch=0-step=3.ckpt"]),
+        # What joins the parts of a name may stand within braces, too.
+        (["--trainer.limit_val_batches=0", "--trainer.max_epochs=1", WITHIN], ["000.ckpt"]),
+        # Validated a step before the epoch's end.
+        (["--trainer.val_check_interval=2", "--trainer.max_epochs=1"], ["best-epoch=000.ckpt"]),
         # Validated behind the second epoch alone.
         (
             ["--trainer.check_val_every_n_epoch=2", "--trainer.max_epochs=3"],
@@ -147,6 +156,9 @@ def test_predictions_go_to_the_run_and_curves_are_where_the_line_says(capsys: py
     main(["predict", "--ckpt_path=lightning_logs/version_0/checkpoints/last.ckpt"])
     assert Path("lightning_logs/version_0/predictions.csv").is_file()
     assert not Path("predictions.csv").exists()
+    # As one does whose checkpoint is in somebody else's run.
+    main(["predict", "--ckpt_path=lightning_logs/version_0/checkpoints/last.ckpt", "--trainer.logger=false"])
+    assert Path("predictions.csv").is_file()
     main(["fit", "--config", "tiny.yaml", f"--trainer.logger={csv_logger}"])
     assert "Watch" not in capsys.readouterr().out
 
@@ -767,11 +779,13 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
             "as {class_path: NAME, init_args: {SETTING: VAL",
         ),
         (["--data.transforms=[{HorizontalFlip: {p: 0.5}}]"], "as {class_path: NAME, init_args: {SETTING: VALUE}}"),
+        (["--model.optimizer={SGD: {lr: 0.5}}"], "--model.optimizer wants a class and its settings as {class_path: NA"),
+        (["--data.transforms=[{class_path: HorizontalFlip, init_args: {P: 0.5}}]"], "HorizontalFlip has no option 'P'"),
         (["--data.transforms={class_path: HorizontalFlip}"], "--data.transforms wants a list, not "),
         (["--model.schedule=ReduceLROnPlateau"], "--model.schedule: give Plateau, which is ReduceLROnPlateau with"),
         (
             ["--model.schedule=MultiStepLR"],
-            r"The schedule takes no number of steps \('int' object.*\): give OneCycle, ",
+            r"torch's schedule cannot be made \('int' object.*\): give OneCycle, ",
         ),
         (
             ["--model.schedule=StepLR", "--model.schedule.step_size=3"],
@@ -817,6 +831,7 @@ def test_bad_input_ends_in_one_line(
         # Not the rate and decay of the SGD of before.
         (["--model.optimizer=Adam"], "Adam", {"lr": 0.001, "weight_decay": 0.0}),
         (["--model.optimizer=Adam", "--model.optimizer.lr=0.02"], "Adam", {"lr": 0.02, "weight_decay": 0.0}),
+        (["--model.optimizer.lr", "0.02", "--model.optimizer", "Adam"], "Adam", {"lr": 0.02, "weight_decay": 0.0}),
         (["--config=adam.yaml"], "Adam", {"lr": 0.03, "weight_decay": 0.0}),
         # Of the same class all others stay.
         (["--model.optimizer=SGD", "--model.optimizer.lr=0.02"], "SGD", {"lr": 0.02, "weight_decay": 0.25}),
@@ -824,11 +839,20 @@ def test_bad_input_ends_in_one_line(
         (["--model.optimizer.lr=0.02"], "SGD", {"lr": 0.02, "weight_decay": 0.25}),
         # So do those of a model or of data in another's place.
         (["--model=ResNetV2", "--model.depth=11"], "SGD", {"lr": 0.5, "weight_decay": 0.25}),
+        (["--model=within.Outer.Net"], "SGD", {"lr": 0.5, "weight_decay": 0.25}),
     ],
 )
 def test_a_class_that_replaces_another_begins_with_its_own_defaults(
-    given: list[str], before: str, after: dict[str, float], capsys: pytest.CaptureFixture[str]
+    given: list[str],
+    before: str,
+    after: dict[str, float],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    Path("within.py").write_text(
+        "from cifar_lit.models import ResNetV1\nclass Outer:\n    class Net(ResNetV1):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
     Path("sgd.yaml").write_text(
         "model: {init_args: {optimizer: {class_path: SGD, init_args: {lr: 0.5, weight_decay: 0.25}}}}"
     )
@@ -843,17 +867,18 @@ def test_a_class_that_replaces_another_begins_with_its_own_defaults(
 
 
 def test_a_list_of_transforms_has_nothing_of_the_classes_that_it_replaces(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("zoom.yaml").write_text(
-        "data: {init_args: {transforms: [{class_path: Affine, init_args: {scale: [0.9, 1.1]}}, RandomRotate90]}}"
-    )
-    given = ["--config=zoom.yaml", "--data.transforms=[Perspective, {class_path: Rotate, init_args: {limit: 5}}]"]
+    zoom, turn = "{class_path: Affine, init_args: {scale: [0.9, 1.1]}}", "{class_path: Rotate, init_args: {limit: 5}}"
+    Path("zoom.yaml").write_text(f"data: {{init_args: {{transforms: [{zoom}, {zoom}, RandomRotate90]}}}}")
+    given = ["--config=zoom.yaml", f"--data.transforms=[Perspective, Affine, {turn}]"]
     with pytest.raises(SystemExit):
         main(["fit", "--config=tiny.yaml", *given, "--data=ImageFolderDataModule", "--print_config"])
     data = yaml.safe_load(capsys.readouterr().out)["data"]
     assert data["class_path"] == "cifar_lit.data.ImageFolderDataModule"
     assert data["init_args"]["batch_size"] == 16
-    perspective, rotate = data["init_args"]["transforms"]
+    perspective, affine, rotate = data["init_args"]["transforms"]
     assert perspective["init_args"]["scale"] == [0.05, 0.1]
+    # Nor of another one of the same class.
+    assert affine["init_args"]["scale"] == [1.0, 1.0]
     assert rotate["init_args"]["limit"] == 5
 
 

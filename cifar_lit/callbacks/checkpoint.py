@@ -20,6 +20,8 @@ from cifar_lit.runs import LAST
 
 # A metric in the template of a file's name, such as {val/accuracy:.4f}.
 _METRIC = re.compile(r"\{([^:}]*)")
+# Between the parts of such a name, but not within the braces.
+_PARTS = re.compile(r"-(?![^{]*\})")
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -40,8 +42,8 @@ class BestCheckpoint(ModelCheckpoint):
     _warned = False
     # In this epoch: what an earlier one logged is still there.
     _validated = False
-    # What is logged of a validation is of these weights.
-    _is_fresh = True
+    # The step behind which it was.
+    _validated_at: int | None = None
 
     def __init__(self, every_n_minutes: float | None = None, mode: Mode | None = None, **kwargs: Any) -> None:
         monitor = kwargs.get("monitor") or ""
@@ -77,14 +79,14 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far."""
-        self._validated = self._is_fresh = not trainer.sanity_checking
+        self._validated = not trainer.sanity_checking
+        self._validated_at = trainer.global_step if self._validated else None
         if not self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far, and of these weights."""
-        self._is_fresh = validated = self._validated
-        self._validated = False
+        validated, self._validated = self._validated, False
         known = validated or not (self.monitor or "").startswith("val/")
         if known and self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer):
             super().on_train_epoch_end(trainer, pl_module)
@@ -103,12 +105,14 @@ class BestCheckpoint(ModelCheckpoint):
     def format_checkpoint_name(
         self, metrics: dict[str, Tensor], filename: str | None = None, ver: int | None = None, prefix: str | None = None
     ) -> str:
-        """The path of a checkpoint, with those metrics in its name that there are; Lightning writes 0 for others."""
-        metrics = {name: value for name, value in metrics.items() if self._is_fresh or not name.startswith("val/")}
+        """The path of a checkpoint; metrics that are not of its weights, for which Lightning writes 0, are left out."""
+        step = metrics.get("step")
+        validated = step is None or int(step) == self._validated_at
+        metrics = {name: value for name, value in metrics.items() if validated or not name.startswith("val/")}
         template, known = filename or self.filename or "", {"epoch", "step", *metrics}
         if not known.issuperset(_METRIC.findall(template)):
-            parts = template.split(self.CHECKPOINT_JOIN_CHAR)
-            template = self.CHECKPOINT_JOIN_CHAR.join(p for p in parts if known.issuperset(_METRIC.findall(p)))
+            told = [part for part in _PARTS.split(template) if known.issuperset(_METRIC.findall(part))]
+            template = self.CHECKPOINT_JOIN_CHAR.join(told) or "epoch={epoch}-step={step}"
         path: str = super().format_checkpoint_name(metrics, template or None, ver, prefix)
         return path
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from cifar_lit.callbacks.on_host import OnHost
 from cifar_lit.logger import CurvesLogger, tensorboard_of
-from cifar_lit.stepping import learning_rate_of, loss_of_batch
+from cifar_lit.stepping import loss_of_batch, main_group
 
 
 class _Moment:
@@ -81,7 +81,7 @@ class Curves(Callback):
         step, every = trainer.global_step + 1, trainer.log_every_n_steps  # type: ignore[attr-defined]
         # 0 is never, as for Lightning.
         if every and step % every == 0:
-            self._step = step, learning_rate_of(trainer.optimizers[0])
+            self._step = step, main_group(trainer.optimizers[0])["lr"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cifar_lit.callbacks.on_host import OnHost
 from cifar_lit.errors import UserError
-from cifar_lit.stepping import learning_rate_of
+from cifar_lit.stepping import main_group
 
 # Losses of a GPU on their way to the host, at most: it is seldom more than a few steps behind.
 PENDING = 64
@@ -39,13 +39,19 @@ class FiniteLoss(Callback):
     def __init__(self, stop: bool = True) -> None:
         self.stop = stop
         self._pending: deque[Pending] = deque()
+        self._group: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the optimizer of a fit before."""
+        self._group = None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Looks at the loss, float ()."""
         if not self.stop:
             return
-        step, rate = trainer.global_step + 1, learning_rate_of(trainer.optimizers[0])
-        self._pending.append(Pending(OnHost(loss), step, rate))
+        if self._group is None:
+            self._group = main_group(trainer.optimizers[0])
+        self._pending.append(Pending(OnHost(loss), trainer.global_step + 1, self._group["lr"]))
         while self._pending and (len(self._pending) > PENDING or self._pending[0].loss.arrived):
             self._check_oldest()
 

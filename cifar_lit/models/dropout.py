@@ -54,7 +54,7 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps a tensor of any shape to one of the same shape."""
-        if not self.training or self.p == 0 or input.device.type != "cpu":
+        if not self.training or self.p == 0 or input.device.type != "cpu" or not input.numel():
             return super().forward(input)
         dense = input if _is_dense(input) else input.contiguous()
         bits = _random_bits(-(-dense.numel() // ELEMENTS_PER_DRAW)).view(torch.int16)[: dense.numel()]
@@ -66,6 +66,9 @@ class Dropout(nn.Dropout):
 
 def _random_bits(draws: int) -> Tensor:
     """Random int64 (draws,), all 64 bits of them; torch's generator decides which."""
+    if torch.compiler.is_compiling():
+        # No compiler takes either into its graph, and to leave it costs less here. None stands for 2⁶³.
+        return torch.empty(draws, dtype=torch.int64).random_(-(2**63), None)
     seed = int(torch.empty((), dtype=torch.int64).random_())
     return torch.from_numpy(np.random.SFC64(seed).random_raw(draws).view(np.int64))
 

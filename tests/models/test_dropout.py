@@ -71,6 +71,10 @@ def test_it_is_a_function_of_the_seed() -> None:
     assert not torch.equal(draw(1), draw(2))
 
 
+def test_no_images_are_masked_too() -> None:
+    assert Dropout(0.5)(torch.zeros(0, 3)).shape == (0, 3)
+
+
 def test_masks_differ_and_torchs_seed_is_theirs() -> None:
     def drop() -> list[torch.Tensor]:
         torch.manual_seed(3)
@@ -82,10 +86,13 @@ def test_masks_differ_and_torchs_seed_is_theirs() -> None:
     assert not torch.equal(first[1], first[2])
 
 
-def test_compiled_it_draws_the_same() -> None:
+def test_compiled_it_breaks_the_graph_once_and_draws_anew_each_time() -> None:
     dropout, ones = Dropout(0.25), torch.ones(1000)
-    torch.manual_seed(3)
-    expected = [dropout(ones) for _ in range(2)]
-    torch.manual_seed(3)
     compiled = torch.compile(dropout.forward, backend="eager")
-    assert all(torch.equal(compiled(ones), out) for out in expected)
+    torch.manual_seed(3)
+    outs = [compiled(ones) for _ in range(2)]
+    assert not torch.equal(*outs)
+    torch.manual_seed(3)
+    assert all(torch.equal(compiled(ones), out) for out in outs)
+    torch._dynamo.reset()
+    assert torch._dynamo.explain(dropout.forward)(ones).graph_break_count == 1
