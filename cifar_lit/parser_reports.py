@@ -95,6 +95,8 @@ def parsing_problem(text: str) -> str:
     if match := re.search(r"Expected a dot import path string: (\S+)", text):
         return f"{option} knows no class {match[1]!r}: give {_near(match[1], option)}, or module.Class of your own."
     if match := re.search(r"[Uu]nrecognized arguments?: (\S+)", text):
+        if ".help" in match[1]:
+            return f"there is no option {match[1]}: name before it whose help it is, as by --config or --model."
         return f"there is no option {match[1]}: see --help."
     if match := re.search(r"arguments are required: (.*)", text):
         missing = match[1].partition("\n")[0]

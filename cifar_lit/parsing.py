@@ -62,7 +62,9 @@ def with_classes_first(arguments: Sequence[str]) -> list[str]:
     """Puts an option that names a class before those of its settings: given behind them, it would drop them."""
     items: list[list[str]] = []
     for argument in arguments:
-        if items and not argument.startswith("--") and items[-1][0].startswith("--") and "=" not in items[-1][0]:
+        before = items[-1][0] if items else ""
+        is_value = not argument.startswith("--") and argument != "-c"
+        if is_value and before.startswith("--") and "=" not in before:
             items[-1].append(argument)
         else:
             items.append([argument])
@@ -71,7 +73,7 @@ def with_classes_first(arguments: Sequence[str]) -> list[str]:
         settings = item[0].partition("=")[0] + "."
         place = len(ordered)
         for i in reversed(range(len(ordered))):
-            if ordered[i][0].partition("=")[0] == "--config":
+            if ordered[i][0].partition("=")[0] in ("--config", "-c"):
                 break
             place = i if settings.startswith("--") and ordered[i][0].startswith(settings) else place
         ordered.insert(place, item)

@@ -32,6 +32,7 @@ from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
 from cifar_lit.logger import logger_of
 from cifar_lit.models import ResNetV1
+from cifar_lit.parsing import with_classes_first
 from cifar_lit.runs import checkpoints, find_checkpoint, with_own_config
 
 REPOSITORY = Path(__file__).parent.parent
@@ -762,6 +763,7 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
         ),
         (["--model.depht=20"], "ResNetV1 has no option 'depht': see --model.help ResNetV1"),
         (["--trainer.max_epoch=3"], "there is no option --trainer.max_epoch"),
+        (["--modle.optimizer.help=SGD"], "there is no option --modle.optimizer.help=SGD: name before it whose help it"),
         (["--model.optimizer.lr=fast"], "--model.optimizer.lr wants a float, not 'fast'"),
         (["--model.schedule=ExponentialLR"], "ExponentialLR does not take the run's number of steps: give OneCycle"),
         (["--data.val_size=some"], "--data.val_size wants an int or float, not 'some'"),
@@ -864,6 +866,27 @@ def test_a_class_that_replaces_another_begins_with_its_own_defaults(
     assert optimizer["class_path"] == f"torch.optim.{before}"
     assert {name: optimizer["init_args"][name] for name in after} == after
     assert settings["data"]["init_args"]["batch_size"] == 48
+
+
+def test_classes_come_before_their_settings_and_not_before_a_config() -> None:
+    given = ["fit", "-c", "a.yaml", "--m.lr", "-1", "--m.x=2", "--n=3", "--m", "A", "--m.y", "--config=b.yaml", "--m=B"]
+    expected = [
+        "fit",
+        "-c",
+        "a.yaml",
+        "--m",
+        "A",
+        "--m.lr",
+        "-1",
+        "--m.x=2",
+        "--n=3",
+        "--m.y",
+        "--config=b.yaml",
+        "--m=B",
+    ]
+    assert with_classes_first(given) == expected
+    appended = ["--m+=A", "--m.x=1", "--m+=B", "--m.x=2"]
+    assert with_classes_first(appended) == appended
 
 
 def test_a_list_of_transforms_has_nothing_of_the_classes_that_it_replaces(capsys: pytest.CaptureFixture[str]) -> None:
