@@ -136,7 +136,9 @@ def bar_seconds(steps: int = 20_000) -> float:
     reading, writing = pty.openpty()
     # A terminal that nobody reads is full one day.
     threading.Thread(target=_read_on, args=(reading,), daemon=True).start()
-    trainer: Any = SimpleNamespace(estimated_stepping_batches=steps, global_step=1, lightning_module=None)
+    trainer: Any = SimpleNamespace(
+        estimated_stepping_batches=steps, global_step=1, lightning_module=None, accumulate_grad_batches=1
+    )
     with os.fdopen(writing, "w") as terminal, redirect_stderr(terminal):
         bar = EpochProgress()
         bar._open("Epoch", steps)

@@ -69,7 +69,7 @@ def _random_bits(draws: int) -> Tensor:
     if torch.compiler.is_compiling():
         # No compiler takes either into its graph, and to leave it costs less here. None stands for 2⁶³.
         return torch.empty(draws, dtype=torch.int64).random_(-(2**63), None)
-    seed = int(torch.empty((), dtype=torch.int64).random_())
+    seed = torch.empty(1, dtype=torch.int64).random_().numpy()
     return torch.from_numpy(np.random.SFC64(seed).random_raw(draws).view(np.int64))
 
 
