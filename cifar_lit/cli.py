@@ -202,12 +202,12 @@ class CifarCLI(LightningCLI):
             config.logger = logger_of(self.checkpoint, self._root, self.recipe, self.subcommand != "fit")
         if self.subcommand == "fit":
             callbacks.append(Provenance(self._parser("fit").dump(self._settings)))
-        if self.subcommand == "predict":
+        if self.subcommand == "predict" and self._settings.images is None:
             assert self.checkpoint is not None, "predict always has one"
             others = run_of(self.checkpoint) if config.logger else None
-            folder = config.logger.log_dir if isinstance(config.logger, CurvesLogger) else others or self._root
-            ready_to_write(Path(folder), "give --trainer.logger=false")
-            callbacks.append(PredictionTable(Path(folder)))
+            folder = Path(config.logger.log_dir if isinstance(config.logger, CurvesLogger) else others or self._root)
+            ready_to_write(folder, "give --trainer.logger=false and a --trainer.default_root_dir elsewhere")
+            callbacks.append(PredictionTable(folder))
         # Behind those that have something to do for the step behind which it stops.
         callbacks.append(Stops())
         trainer: Trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)

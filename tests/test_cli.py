@@ -442,6 +442,10 @@ def test_ones_own_pictures_need_no_data() -> None:
     (table,) = Path().rglob("predictions.csv")
     assert table.read_text().startswith("file,predicted,probability,second,third,p_cat,p_dog,p_eel\n")
     assert len(table.read_text().splitlines()) == 25
+    # Where predictions of test images would go nobody may be allowed to write.
+    checkpoint = next(Path("lightning_logs").rglob("last.ckpt"))
+    main(["predict", "--images=own", f"--ckpt_path={checkpoint}", "--trainer.default_root_dir=unused"])
+    assert not Path("unused").exists()
 
 
 def test_ones_own_pictures_are_of_the_size_of_ones_own_data(monkeypatch: pytest.MonkeyPatch) -> None:
