@@ -81,15 +81,13 @@ def parsing_problem(text: str) -> str:
         return problem
     value = re.search(r"(?:Got|Given) value: (\S+?)\.?\s", text + " ")
     given = f", not {value[1]!r}" if value else ""
+    if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\]", text):
+        return f"{option} wants one of {', '.join(choices)}{given}."
     kinds = [*dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text))]
     if re.search(r"Expected a <class 'collections.abc.(Sequence|Iterable)'>", text):
         kinds.append("list")
-    kind = f"{'an' if kinds[0] == 'int' else 'a'} {' or '.join(kinds)}" if kinds else ""
-    choices = re.findall(r"Expected a typing\.Literal\[(.*?)\]", text)
-    if choices:
-        return f"{option} wants one of {', '.join(choices)}{given}."
     if kinds:
-        return f"{option} wants {kind}{given}."
+        return f"{option} wants {'an' if kinds[0] == 'int' else 'a'} {' or '.join(kinds)}{given}."
     if match := re.search(r"Not of type \w+: Expected (.+) but got (.+)", text):
         return f"{option} wants {match[1]}, not {match[2]}."
     if match := re.search(r"Expected a dot import path string: (\S+)", text):

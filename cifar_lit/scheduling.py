@@ -37,12 +37,10 @@ def new_schedule(make: ScheduleCallable, optimizer: Optimizer, trainer: Trainer)
     try:
         schedule = make(optimizer, int(steps) if known else 1)
     except (TypeError, ValueError) as error:
+        of_torch = inspect.getfile(LRScheduler)
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-        # Of torch's own, or of what Python has for it: other schedules are their authors' to mend.
-        if inspect.getfile(LRScheduler) not in files or files[-1] not in (
-            inspect.getfile(LRScheduler),
-            inspect.getfile(Counter),
-        ):
+        # MultiStepLR counts. Other schedules are their authors' to mend.
+        if of_torch not in files or files[-1] not in (of_torch, inspect.getfile(Counter)):
             raise
         raise UserError(
             f"With the run's number of steps, torch's schedule cannot be made ({error}): {OTHERS}."

@@ -108,6 +108,27 @@ def test_batches_of_another_kind_are_not_counted(tmp_path: Path) -> None:
     assert curves.images_per_second is None
 
 
+def logged_rates(
+    folder: Path, every: int, batches: int, callbacks: list[Callback], **settings: Any
+) -> list[tuple[int, float]]:
+    """Steps and rates that a run of one epoch logs."""
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=batches,
+        limit_val_batches=0,
+        log_every_n_steps=every,
+        logger=CurvesLogger(str(folder)),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        accelerator="cpu",
+        callbacks=[Curves(), *callbacks],
+    )
+    trainer.fit(DepthwiseNet(widths=[[8]], dropout=[0.0], **settings), DigitsDataModule())
+    events = EventAccumulator(str(folder / "lightning_logs" / "version_0")).Reload()
+    is_logged = "run/learning_rate" in events.Tags()["scalars"]
+    return [(event.step, event.value) for event in events.Scalars("run/learning_rate")] if is_logged else []
+
+
 def test_the_rate_is_that_of_the_step_and_of_what_most_weights_have(tmp_path: Path) -> None:
     used = []
 
@@ -115,46 +136,14 @@ def test_the_rate_is_that_of_the_step_and_of_what_most_weights_have(tmp_path: Pa
         def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
             used.append(max(group["lr"] for group in optimizer.param_groups))
 
-    trainer = Trainer(
-        max_epochs=1,
-        limit_train_batches=4,
-        limit_val_batches=0,
-        log_every_n_steps=1,
-        logger=CurvesLogger(str(tmp_path)),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        accelerator="cpu",
-        callbacks=[Curves(), Used()],
-    )
-    model = DepthwiseNet(
-        widths=[[8]],
-        dropout=[0.0],
-        optimizer=lambda params: MuonSGD(params, lr=0.2, head_lr=0.001, bias_lr=0.002),
-        schedule=OneCycle,
-    )
-    trainer.fit(model, DigitsDataModule())
-    events = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0")).Reload()
-    logged = [event.value for event in events.Scalars("run/learning_rate")]
-    assert logged == pytest.approx(used)
+    def optimizer(params: Any) -> Optimizer:
+        return MuonSGD(params, lr=0.2, head_lr=0.001, bias_lr=0.002)
+
+    found = logged_rates(tmp_path, 1, 4, [Used()], optimizer=optimizer, schedule=OneCycle)
+    assert [rate for _, rate in found] == pytest.approx(used)
     assert len(set(used)) == 4
 
 
 def test_rates_are_logged_every_so_many_steps_and_never_at_0(tmp_path: Path) -> None:
     for every, expected in ((2, [2, 4]), (0, [])):
-        folder = tmp_path / str(every)
-        trainer = Trainer(
-            max_epochs=1,
-            limit_train_batches=5,
-            limit_val_batches=0,
-            log_every_n_steps=every,
-            logger=CurvesLogger(str(folder)),
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            accelerator="cpu",
-            callbacks=[Curves()],
-        )
-        trainer.fit(DepthwiseNet(widths=[[8]], dropout=[0.0]), DigitsDataModule())
-        events = EventAccumulator(str(folder / "lightning_logs" / "version_0")).Reload()
-        logged = events.Tags()["scalars"]
-        steps = [e.step for e in events.Scalars("run/learning_rate")] if "run/learning_rate" in logged else []
-        assert steps == expected
+        assert [step for step, _ in logged_rates(tmp_path / str(every), every, 5, [])] == expected
