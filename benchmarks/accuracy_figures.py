@@ -12,7 +12,8 @@ from benchmarks.accuracy import all_settings_of, file_of, teacher_of
 from benchmarks.measure import read
 
 RESULTS = Path("benchmarks", "results", "accuracy")
-EPOCHS = Path("benchmarks", "results", "epoch_limit-cpu.json")
+# Of a CPU that computes in bfloat16 first: it takes a fraction of the other's time.
+EPOCHS = tuple(Path("benchmarks", "results", f"epoch_limit-cpu{precision}.json") for precision in ("", "-float32"))
 VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
 UNKNOWN = "not measured yet"
 # Options that change how fast a recipe is, and not what it computes.
@@ -59,15 +60,31 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
         about, machine = "", max(machines, key=machines.count)
         seconds = statistics.median(result["fit_seconds"] for result in alone if result["machine"] == machine)
     else:
-        measured = read(repository / EPOCHS)["recipes"].get(recipe, {})
-        now = {**all_settings_of(recipe, repository), "further_options": []}
-        if {key: measured.get(key) for key in now} != now:
+        measured = timed_epoch(recipe, repository)
+        if measured is None:
             return UNKNOWN
         settings = yaml.safe_load(file_of(recipe, repository).read_text(encoding="utf-8"))
         about, machine = "about ", measured["machine"]
         seconds = settings["trainer"]["max_epochs"] * measured["seconds"]
     where = machine["gpu"] or ("1 CPU core" if machine["threads"] == 1 else f"{machine['threads']} CPU cores")
-    return f"{about}{seconds:.0f} s on {where}" if seconds < 120 else f"{about}{seconds / 60:.0f} min on {where}"
+    where += " in float32" if in_float32(machine) else ""
+    unit, name = (1, "s") if seconds < 120 else (60, "min") if seconds < 240 * 60 else (3600, "h")
+    return f"{about}{seconds / unit:.0f} {name} on {where}"
+
+
+def timed_epoch(recipe: str, repository: Path) -> dict[str, Any] | None:
+    """An epoch on a CPU as `benchmarks.epoch_limit` timed it, of the recipe as it is now."""
+    now = {**all_settings_of(recipe, repository), "further_options": []}
+    for file in EPOCHS:
+        measured: dict[str, Any] = read(repository / file)["recipes"].get(recipe, {})
+        if {key: measured.get(key) for key in now} == now:
+            return measured
+    return None
+
+
+def in_float32(machine: dict[str, Any]) -> bool:
+    """Whether it is a CPU without bfloat16; the others compute in it."""
+    return machine.get("precision") == "32-true"
 
 
 def accuracy(results: Sequence[dict[str, Any]], trained: str = "") -> str:
@@ -93,8 +110,7 @@ def images_of(result: dict[str, Any]) -> str:
 def seeds(results: Sequence[dict[str, Any]]) -> str:
     """How many, in words, and how many of them were begun elsewhere than they were ended, or computed in float32."""
     ways = Counter(f"begun on {result['begun_on']}" for result in results if "begun_on" in result)
-    # A CPU without bfloat16; the others compute in it.
-    ways.update("in float32" for result in results if result["machine"].get("precision") == "32-true")
+    ways.update("in float32" for result in results if in_float32(result["machine"]))
     words = f"{len(results)} seed{'s' if len(results) > 1 else ''}"
     for way, count in sorted(ways.items()):
         words += f", {f'{count} of them ' if count < len(results) else ''}{way}"

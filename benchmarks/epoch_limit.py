@@ -144,7 +144,7 @@ def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int,
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Measures, and adds each to ``results/epoch_limit-<device>.json``."""
+    """Measures, and adds each to ``results/epoch_limit-<device>.json``, ``…-float32.json`` of what computes in it."""
     on_gpu = torch.cuda.is_available()
     options = parser(__doc__)
     options.add_argument("recipes", nargs="*", default=DEFAULT, help="names in configs/")
@@ -155,16 +155,15 @@ def main(args: Sequence[str] | None = None) -> None:
     given, further = options.parse_known_args(args)
     hush_libraries()
     recipes = sorted(path.stem for path in CONFIGS.glob("*.yaml")) if given.all else given.recipes
-    name = f"epoch_limit-{'cuda' if on_gpu else 'cpu'}"
-    kept = given.output / f"{name}.json"
-    # What was measured of other recipes stays.
-    figures: dict[str, Any] = read(kept)["recipes"] if kept.is_file() else {}
     for recipe in recipes:
         row = measure(recipe, further, given.steps, given.epochs, given.images)
         print(
             f"{recipe}: {row['seconds']} s, limit {row['limit']} s ({row['bound']}), {row['ratio']} times", flush=True
         )
-        # The others may be of another day, machine or command.
+        name = f"epoch_limit-{'cuda' if on_gpu else 'cpu'}{'-float32' if row['precision'] == '32-true' else ''}"
+        kept = given.output / f"{name}.json"
+        # What was measured of other recipes stays; it may be of another day, machine or command.
+        figures: dict[str, Any] = read(kept)["recipes"] if kept.is_file() else {}
         figures[recipe] = {**row, **origin(), **all_settings_of(recipe)}
         what = f"seconds an epoch of {EPOCH:,} images in `fit`, and the least by compute or memory"
         save(name, {"what": what, "recipes": figures}, given.output)

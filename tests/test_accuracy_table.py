@@ -39,7 +39,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     (tmp_path / "configs" / "elsewhere.yaml").write_text(elsewhere)
     (tmp_path / "configs" / "reference" / "r9.yaml").write_text("# R9.\n# Measured here: not\n# yet.\ntrainer: {}\n")
     (tmp_path / accuracy_table.FIRST_EPOCHS).write_text('{"recipes": {}}')
-    (tmp_path / accuracy_figures.EPOCHS).write_text('{"recipes": {}}')
+    write_timed_epochs(tmp_path)
     for seed, value in enumerate((91.0, 92.5)):
         file = folder / f"net-jpeg-cpu-seed{seed}.json"
         file.write_text(json.dumps(result("net", seed=seed, accuracy=value, accuracy_flip=value + 1)))
@@ -85,6 +85,13 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     assert {f.relative_to(tmp_path).as_posix(): t for f, t in accuracy_table.generated(tmp_path).items()} == texts
 
 
+def write_timed_epochs(folder: Path, rows: dict[str, Any] | None = None, slow: dict[str, Any] | None = None) -> None:
+    """Writes what `benchmarks.epoch_limit` does: of a CPU with bfloat16, and of one without it."""
+    for file, timed in zip(accuracy_figures.EPOCHS, (rows, slow), strict=True):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(json.dumps({"recipes": timed or {}}))
+
+
 def test_a_recipe_that_was_only_timed_says_what_it_costs(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     settings = "trainer: {max_epochs: 50}"
@@ -93,8 +100,7 @@ def test_a_recipe_that_was_only_timed_says_what_it_costs(tmp_path: Path) -> None
     )
     (tmp_path / "README.md").write_text("| `net` | 1 | 50 | not measured yet | not measured yet |\n")
     timed = {"seconds": 60.0, "machine": {"threads": 2, "gpu": None}, "further_options": [], "settings": settings}
-    (tmp_path / accuracy_figures.EPOCHS).parent.mkdir(parents=True)
-    (tmp_path / accuracy_figures.EPOCHS).write_text(json.dumps({"recipes": {"net": timed}}))
+    write_timed_epochs(tmp_path, {"net": timed})
     for _ in range(2):
         # A second time nothing changes.
         for file, text in accuracy_table.generated(tmp_path).items():
@@ -137,13 +143,13 @@ def test_a_table_lays_ours_beside_the_published_systems(tmp_path: Path, monkeypa
 def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "net.yaml").write_text("trainer: {max_epochs: 50}\n")
-    (tmp_path / accuracy_figures.EPOCHS).parent.mkdir(parents=True)
     timed = {"seconds": 60.0, "machine": {"threads": 2, "gpu": None}, "further_options": []}
     row = {**timed, "settings": "trainer: {max_epochs: 50}"}
     small, large = ({"cpu": cpu, "threads": 2, "gpu": None} for cpu in ("small", "large"))
 
-    def cost(*results: dict[str, Any], **changed: Any) -> str:
-        (tmp_path / accuracy_figures.EPOCHS).write_text(json.dumps({"recipes": {"net": {**row, **changed}}}))
+    def cost(*results: dict[str, Any], in_float32_too: bool = False, **changed: Any) -> str:
+        slow = {"seconds": 600.0, "machine": {"threads": 2, "gpu": None, "precision": "32-true"}}
+        write_timed_epochs(tmp_path, {"net": {**row, **changed}}, {"net": {**row, **slow}} if in_float32_too else {})
         return accuracy_figures.cost("net", results, tmp_path)
 
     runs = [{"fit_seconds": seconds, "machine": large} for seconds in (600.0, 1200.0, 6000.0)]
@@ -157,6 +163,11 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
     # Of the recipe as it was, or with options.
     assert cost(shared, settings="trainer: {}") == "not measured yet"
     assert cost(shared, further_options=["--x"]) == "not measured yet"
+    # Where the CPU lacks bfloat16, and only there.
+    assert cost(shared, in_float32_too=True) == "about 50 min on 2 CPU cores"
+    assert cost(shared, in_float32_too=True, settings="trainer: {}") == "about 8 h on 2 CPU cores in float32"
+    slow = {"fit_seconds": 600.0, "machine": {**small, "precision": "32-true"}}
+    assert cost(slow) == "10 min on 2 CPU cores in float32"
 
 
 def test_seeds_that_were_trained_in_another_way_are_counted() -> None:
@@ -207,7 +218,7 @@ def test_a_student_costs_its_teacher_too_and_is_of_the_teacher_as_it_is(tmp_path
 
     assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher's 30 min on 2 CPU cores."
     (folder / "teacher-jpeg-cpu-seed0.json").unlink()
-    (tmp_path / accuracy_figures.EPOCHS).write_text('{"recipes": {}}')
+    write_timed_epochs(tmp_path)
     assert header() == "# Cost: 30 min on 2 CPU cores, after its teacher teacher."
     teacher.write_text("trainer: {max_epochs: 1}\n")
     assert accuracy_figures.results_of("student", tmp_path) == []

@@ -247,17 +247,23 @@ def test_epoch_limit_of_a_network_and_its_teacher(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype: 1e9)
     monkeypatch.setattr(epoch_limit, "bytes_a_second", lambda device: 1e12)
     tiny = ["--images=40", "--steps=2", f"--output={tmp_path}", "--data.batch_size=4", "--trainer.accelerator=cpu"]
+    tiny += ["--trainer.precision=32-true"]
     epoch_limit.main(["depthwise_distilled", *tiny])
-    row = result(tmp_path, "epoch_limit-cpu")["recipes"]["depthwise_distilled"]
+    row = result(tmp_path, "epoch_limit-cpu-float32")["recipes"]["depthwise_distilled"]
     macs = [layer_table(net).macs for net in (DepthwiseNet().net, CifarResNetV1(20))]
     assert row["compute_seconds"] == pytest.approx(50_000 * (6 * macs[0] + 2 * macs[1]) / 1e9, rel=1e-3)
 
 
 def test_epoch_limits_are_added_to_those_of_other_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured = {"limit": 1.0, "bound": "compute", "ratio": 1.0}
-    for recipe, seconds in (("resnet20", 3.0), ("depthwise_distilled", 4.0), ("resnet20", 5.0)):
-        monkeypatch.setattr(epoch_limit, "measure", lambda *_, seconds=seconds: {"seconds": seconds, **measured})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    runs = [("resnet20", 3.0, "bf16-mixed"), ("depthwise_distilled", 4.0, "bf16-mixed")]
+    runs += [("resnet20", 9.0, "32-true"), ("resnet20", 5.0, "bf16-mixed")]
+    for recipe, seconds, precision in runs:
+        measured = {"seconds": seconds, "limit": 1.0, "bound": "compute", "ratio": 1.0, "precision": precision}
+        monkeypatch.setattr(epoch_limit, "measure", lambda *_, measured=measured: measured)
         epoch_limit.main([recipe, f"--output={tmp_path}"])
+    slow = result(tmp_path, "epoch_limit-cpu-float32")["recipes"]
+    assert {recipe: row["seconds"] for recipe, row in slow.items()} == {"resnet20": 9.0}
     rows = result(tmp_path, "epoch_limit-cpu")["recipes"]
     assert {recipe: row["seconds"] for recipe, row in rows.items()} == {"resnet20": 5.0, "depthwise_distilled": 4.0}
     assert rows["depthwise_distilled"]["teacher_settings"] == rows["resnet20"]["settings"]
@@ -273,7 +279,7 @@ def test_epoch_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             *("--data.batch_size=4", "--trainer.precision=32-true", "--trainer.accelerator=cpu"),
         ]
     )
-    row = result(tmp_path, "epoch_limit-cpu")["recipes"]["resnet20"]
+    row = result(tmp_path, "epoch_limit-cpu-float32")["recipes"]["resnet20"]
     table = layer_table(CifarResNetV1(20))
     assert row["compute_seconds"] == pytest.approx(50_000 * 6 * table.macs / 1e12, rel=1e-3)
     moved = 50_000 * (4 * epoch_limit.traffic(table) + 8 * 4 * table.trainable_parameters / 4)
