@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, epoch_limit, input_pipeline, training_loop
+from benchmarks import accuracy, epoch_limit, input_pipeline, step_parts, training_loop
 from benchmarks.measure import REPOSITORY, images_of, run
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
 
@@ -38,6 +38,7 @@ class Sizes:
         pipeline: Images, rounds and least seconds of `input_pipeline`.
         loops: Batch sizes and steps of `training_loop`.
         rounds: Of `training_loop`.
+        steps: Of an epoch of `step_parts`.
         epochs: Steps (None for all) and number of epochs of `epochs`.
         images: Of noise, where no folder is given.
         every: Options for every run.
@@ -47,6 +48,7 @@ class Sizes:
     pipeline: tuple[int, int, float] = (10_000, 3, 0.5)
     loops: tuple[tuple[int, int], ...] = ((1024, 35), (128, 300))
     rounds: int = 3
+    steps: int = 45
     epochs: tuple[int | None, int] = (None, 5)
     images: int = 50_000
     every: tuple[str, ...] = ()
@@ -57,6 +59,7 @@ TINY = Sizes(
     pipeline=(16, 1, 0.01),
     loops=((4, 2),),
     rounds=1,
+    steps=16,
     epochs=(1, 2),
     images=100,
     every=("--data.batch_size=4", "--model.compile_mode=none"),
@@ -117,6 +120,18 @@ def of_epochs(given: Settings) -> Part:
     for name, (recipe, options) in EPOCHS_OF.items():
         further = [*options, *given.sizes.every]
         figures[name] = epoch_limit.measure(recipe, further, *given.sizes.epochs, given.sizes.images)
+        print(name, figures[name], flush=True)
+        yield figures
+
+
+def of_steps(given: Settings) -> Part:
+    """`benchmarks.step_parts` of the README's rows: what would have to be faster."""
+    figures = {}
+    for name in list(EPOCHS_OF)[:2]:
+        recipe, options = EPOCHS_OF[name]
+        figures[name] = step_parts.measure(
+            recipe, [*options, *given.sizes.every], given.sizes.steps, given.sizes.images
+        )
         print(name, figures[name], flush=True)
         yield figures
 

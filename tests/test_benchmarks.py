@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,8 @@ from benchmarks import (
     gpu_speed,
     input_pipeline,
     measure,
+    step_clock,
+    step_parts,
     time_to_accuracy,
     training_loop,
     turns,
@@ -255,7 +258,6 @@ def test_epoch_limit_of_a_network_and_its_teacher(tmp_path: Path, monkeypatch: p
 
 
 def test_epoch_limits_are_added_to_those_of_other_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     runs = [("resnet20", 3.0, "bf16-mixed"), ("depthwise_distilled", 4.0, "bf16-mixed")]
     runs += [("resnet20", 9.0, "32-true"), ("resnet20", 5.0, "bf16-mixed")]
     for recipe, seconds, precision in runs:
@@ -290,6 +292,55 @@ def test_epoch_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # 50,000 images at less than a second for eight of them, and more than a millisecond.
     assert 50_000 / 8 * 1e-3 < row["seconds"] < 50_000 / 8 * 5
     assert row["batch_size"] == 4
+
+
+class Dawdler(Callback):
+    """Makes every backward take longer than anything else."""
+
+    def on_after_backward(self, *args: Any) -> None:
+        time.sleep(0.2)
+
+
+def test_parts_of_a_step_make_up_the_step(tmp_path: Path) -> None:
+    step_parts.main(
+        [
+            *("depthwise", "--images=80", "--steps=18", f"--output={tmp_path}", "--data.batch_size=4"),
+            *("--trainer.precision=32-true", "--trainer.accelerator=cpu"),
+            f"--trainer.callbacks+={__name__}.Dawdler",
+        ]
+    )
+    row = result(tmp_path, "step_parts-cpu")["recipes"]["depthwise"]
+    parts = row["host_ms_by_part"]
+    assert parts.keys() == {"batch", "forward", "zero_grad", "backward", "before_optimizer", "optimizer"}
+    assert parts["backward"] >= 200 > parts["batch"]
+    assert row["milliseconds"] == pytest.approx(sum(parts.values()))
+    assert "aten::mkldnn_convolution" in row["host_ms_by_operation"]
+    assert "gpu_ms" not in row
+    assert row["compiler"] == {"graph_breaks": 0, "reasons": []}
+
+
+def test_steps_that_warm_up_or_are_profiled_do_not_count() -> None:
+    steps = [9.0] * step_clock.WARM_UP + [1.0, 2.0, 3.0] + [9.0] * step_clock.PROFILED
+    assert step_parts.milliseconds({"forward": steps}) == {"forward": 2000.0}
+
+
+def test_what_a_gpu_did_is_told_by_step() -> None:
+    names = ("cudaGraphLaunch", "aten::conv2d", "kernel")
+    times = ((200.0, 0.0), (1000.0, 0.0), (0.0, 4000.0))
+    events = [
+        SimpleNamespace(key=key, count=10, self_cpu_time_total=host, self_device_time_total=device)
+        for key, (host, device) in zip(names, times, strict=True)
+    ]
+    figures = step_parts.of_profile(events, 5)
+    assert figures["gpu_ms"] == 0.8
+    assert figures["launches"] == {"cudaGraphLaunch": 2.0}
+    assert next(iter(figures["host_ms_by_operation"].items())) == ("aten::conv2d", 0.2)
+
+
+def test_what_keeps_a_compiled_network_from_one_graph_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = {"graph_break": Counter({"print was called": 2}), "inductor": Counter({"cudagraph_skips": 3, "x": 1})}
+    monkeypatch.setattr(step_parts, "counters", counted)
+    assert step_parts.of_compiler() == {"graph_breaks": 2, "reasons": ["print was called"], "cudagraph_skips": 3}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""A callback that times the parts of every training step, by the host's clock: for `benchmarks.step_parts`."""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch.profiler import ProfilerActivity, profile
+
+# Of an epoch: steps that bring it to speed, and steps at its end that a profiler watches.
+WARM_UP, PROFILED = 5, 10
+
+
+class StepClock(Callback):
+    """Times the parts of every step, by the host's clock, from one hook of Lightning's to the next.
+
+    Attributes:
+        seconds: By part, of every step of the last epoch that counts: ``batch`` (fetched and augmented), ``forward``
+            (with loss and scores), ``zero_grad``, ``backward``, ``before_optimizer`` (gradient clipping), ``optimizer``
+            (with the schedule). What callbacks do behind a step is of the next one's ``batch``.
+        profiled: What the profiler saw in the last steps.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.profiled: Any = None
+        self._last = 0.0
+
+    def _took(self, part: str) -> None:
+        now = time.perf_counter()
+        self.seconds[part].append(now - self._last)
+        self._last = now
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the epoch before, in which networks are compiled and memory is allotted."""
+        self.seconds.clear()
+        self._last = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Behind the batch."""
+        first = int(trainer.num_training_batches) - PROFILED
+        if trainer.current_epoch == (trainer.max_epochs or 0) - 1 and batch_idx == first:
+            gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+            self.profiled = profile(activities=[ProfilerActivity.CPU, *gpu])
+            self.profiled.start()
+        self._took("batch")
+
+    def on_before_zero_grad(self, *args: Any) -> None:
+        """Behind forward."""
+        self._took("forward")
+
+    def on_before_backward(self, *args: Any) -> None:
+        """Behind zero_grad."""
+        self._took("zero_grad")
+
+    def on_after_backward(self, *args: Any) -> None:
+        """Behind backward."""
+        self._took("backward")
+
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        """Behind the loop's own work on gradients."""
+        self._took("before_optimizer")
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Behind the optimizer."""
+        self._took("optimizer")
+        if trainer.is_last_batch and self.profiled is not None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.profiled.stop()

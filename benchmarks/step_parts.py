@@ -1,0 +1,116 @@
+"""Where the time of a training step goes: what the host does in each part of it, and on a GPU what the GPU does.
+
+    python -m benchmarks.step_parts [RECIPE …] [--steps 60] [--images 50000] [--model.compile_mode=default …]
+
+Options that are not its own go to `fit`; the images are noise. A GPU works beside the host, which waits for it nowhere
+within an epoch: where the host's parts make up a whole step, a faster network would not be a faster step. A second
+epoch is looked at, by torch's profiler in its last steps, which does not count there.
+"""
+
+import statistics
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch._dynamo.utils import counters
+
+from benchmarks.accuracy import file_of
+from benchmarks.measure import parser, run, save
+from benchmarks.step_clock import PROFILED, WARM_UP, StepClock
+from cifar_lit.console import hush_libraries
+
+# Operations that are named.
+SHOWN = 12
+# How often these happen tells whether CUDA graphs are replayed: kernels launched one by one are the alternative.
+LAUNCHES = ("cudaGraphLaunch", "cudaLaunchKernel", "cuLaunchKernel", "cudaMemcpyAsync", "cudaMemsetAsync")
+
+
+def milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """The median of each part, in ms, over the steps that are neither the first nor profiled."""
+    counted = slice(WARM_UP, -PROFILED)
+    medians = {part: 1e3 * statistics.median(steps[counted]) for part, steps in seconds.items()}
+    return {part: round(median, 3) for part, median in medians.items()}
+
+
+def of_profile(events: Iterable[Any], steps: int) -> dict[str, Any]:
+    """What torch's profiler saw, for one step.
+
+    Args:
+        events: Its averages by name (``key_averages()``).
+        steps: How many it watched.
+
+    Returns:
+        The costliest operations of the host, in ms of their own; on a GPU also the time in which it computed, and how
+        often the host gave it something to do.
+    """
+    listed = list(events)
+    own = {event.key: event.self_cpu_time_total / 1e3 / steps for event in listed}
+    costliest = sorted(own, key=lambda key: -own[key])[:SHOWN]
+    figures: dict[str, Any] = {"host_ms_by_operation": {key: round(own[key], 3) for key in costliest}}
+    busy = sum(event.self_device_time_total for event in listed) / 1e3 / steps
+    if busy:
+        figures["gpu_ms"] = round(busy, 3)
+        figures["launches"] = {event.key: event.count / steps for event in listed if event.key in LAUNCHES}
+    return figures
+
+
+def of_compiler() -> dict[str, Any]:
+    """What the compiler counted in this process that costs time: breaks of the graph, and graphs that do not replay."""
+    skipped = {key: count for key, count in counters["inductor"].items() if "cudagraph" in key}
+    breaks = Counter(counters["graph_break"])
+    return {"graph_breaks": sum(breaks.values()), "reasons": [reason[:200] for reason in breaks], **skipped}
+
+
+def measure(recipe: str, further: Sequence[str], steps: int, images: int) -> dict[str, Any]:
+    """Where a recipe's step spends its time.
+
+    Args:
+        recipe: Its name in configs/.
+        further: Options for `fit`.
+        steps: Of an epoch.
+        images: In the data set.
+    """
+    counters.clear()
+    data = ["--data=benchmarks.measure.NoiseDataModule", f"--data.images={images}", "--data.val_size=0"]
+    length = ["--trainer.max_epochs=2", f"--trainer.limit_train_batches={steps}", "--trainer.limit_val_batches=0"]
+    watched = "--trainer.callbacks+=benchmarks.step_clock.StepClock"
+    with tempfile.TemporaryDirectory() as folder:
+        root = f"--trainer.default_root_dir={folder}"
+        cli, _ = run("fit", f"--config={file_of(recipe)}", *data, *length, root, *further, watched)
+    found = next(c for c in cli.trainer.callbacks if isinstance(c, StepClock))  # type: ignore[attr-defined]
+    parts = milliseconds(found.seconds)
+    return {
+        "milliseconds": round(sum(parts.values()), 3),
+        "host_ms_by_part": parts,
+        **of_profile(found.profiled.key_averages(), PROFILED),
+        "compiler": of_compiler(),
+        "batch_size": cli.datamodule.batch_size,
+        "precision": cli.trainer.precision,
+        "further_options": list(further),
+    }
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measures and writes ``results/step_parts-<device>.json``."""
+    options = parser(__doc__)
+    options.add_argument("recipes", nargs="*", default=("resnet20",), help="names in configs/")
+    options.add_argument("--steps", type=int, default=60, help="steps of an epoch")
+    options.add_argument("--images", type=int, default=50_000, help="in the data set")
+    given, further = options.parse_known_args(args)
+    if given.steps <= WARM_UP + PROFILED:
+        options.error(f"{WARM_UP} steps warm up and {PROFILED} are profiled: give more than {WARM_UP + PROFILED}")
+    hush_libraries()
+    figures = {}
+    for recipe in given.recipes:
+        figures[recipe] = measure(recipe, further, given.steps, given.images)
+        print(recipe, figures[recipe], flush=True)
+    what = "where a training step spends its time, medians"
+    save(
+        f"step_parts-{'cuda' if torch.cuda.is_available() else 'cpu'}", {"what": what, "recipes": figures}, given.output
+    )
+
+
+if __name__ == "__main__":
+    main()
