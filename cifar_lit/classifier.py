@@ -17,7 +17,7 @@ from cifar_lit.ranks import several_ranks, share_of_ranks
 from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
 from cifar_lit.scores import Scores
-from cifar_lit.stepping import seed_batch, weight_in_step
+from cifar_lit.stepping import seed_batch, seed_order, weight_in_step
 from cifar_lit.views import VIEWS
 from cifar_lit.weight_decay import Decayed, groups_by_decay
 
@@ -173,6 +173,7 @@ class Classifier(ResumableModule):
             # Lightning tells it behind the epoch's checkpoint: a run that goes on from there would leave it out.
             tell(schedule, self.trainer.callback_metrics, not self._validated and validates_later(self.trainer))
         self._validated = False
+        seed_order(self.current_epoch + 1)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Lightning's hook: steps a schedule, but for a plateau, which has been told: see `on_train_epoch_end`."""

@@ -1,7 +1,6 @@
 """What a resumed run takes from its checkpoint, and what from its settings."""
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -9,53 +8,14 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins import DoublePrecision
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.ranks import of_all_ranks
-from cifar_lit.schedules import Plateau
+from cifar_lit.resumed_settings import take_settings
 from cifar_lit.scores import Counted, Scores, together
-
-
-def take_settings(
-    resumed: tuple[Optimizer, Any],
-    fresh: tuple[Optimizer, LRScheduler | None],
-    schedule_states: list[dict[str, Any]],
-    epochs: int,
-    steps: int,
-) -> None:
-    """Puts the settings of this run in the place of those that a checkpoint brought along.
-
-    A checkpoint holds learning rates, weight decay and the length of its run beside what the optimizer has gathered.
-    It gives weights, momentum and progress; the settings are the config's and the command line's.
-
-    Args:
-        resumed: Optimizer and schedule, with the checkpoint's state; changed in place.
-        fresh: Optimizer and schedule as this run's settings make them.
-        schedule_states: Of the checkpoint's schedules.
-        epochs: For which a schedule was stepped.
-        steps: That are done, as the schedule counts them.
-    """
-    optimizer, schedule = resumed
-    fresh_optimizer, fresh_schedule = fresh
-    if isinstance(schedule, Plateau):
-        # Its rate is a result of the run so far, unless another one to begin with is asked for.
-        schedule.resume(schedule_states, optimizer, fresh_optimizer)
-    elif isinstance(schedule, ReduceLROnPlateau):
-        if schedule_states:
-            schedule.load_state_dict(schedule_states[0])
-        for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
-            fresh_group["lr"] = group["lr"]
-    elif isinstance(schedule, LRScheduler) and fresh_schedule is not None:
-        with warnings.catch_warnings():
-            # It is stepped without its optimizer, which the schedule warns of.
-            warnings.simplefilter("ignore", UserWarning)
-            for _ in range(epochs if getattr(schedule, "interval", "step") == "epoch" else steps):
-                fresh_schedule.step()
-        schedule.load_state_dict(fresh_schedule.state_dict())
-    for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
-        group.update({name: value for name, value in fresh_group.items() if name != "params"})
+from cifar_lit.stepping import seed_order
 
 
 class ResumableModule(LightningModule, ABC):
@@ -88,6 +48,7 @@ class ResumableModule(LightningModule, ABC):
         """Forgets what a checkpoint brought along for an earlier run."""
         if stage == "fit":
             self._forget()
+            seed_order(0)
 
     @abstractmethod
     def new_optimizer(self) -> Optimizer:
@@ -188,6 +149,7 @@ class ResumableModule(LightningModule, ABC):
             if self.trainer.state.fn == "fit":
                 self._compare_optimizers(checkpoint)
                 self._take_live_weights(checkpoint)
+                seed_order(_epoch_of_next_batch(checkpoint))
         self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
         scores = checkpoint.get("train_scores", {})
         # Older checkpoints hold those of the first rank alone.
@@ -234,6 +196,7 @@ class ResumableModule(LightningModule, ABC):
         for name, value in self._monitored_before.items():
             self.trainer.callback_metrics.setdefault(name, value)
         ahead = self.steps_ahead
+        self._tell_of_lost_gradients()
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         if isinstance(optimizer, Optimizer) and self.is_configured_here:
             if self.trainer.global_step:
@@ -248,3 +211,19 @@ class ResumableModule(LightningModule, ABC):
             # As Lightning does.
             for config, state in zip(self.trainer.lr_scheduler_configs, self._schedule_states, strict=False):
                 config.scheduler.load_state_dict(state)
+
+    def _tell_of_lost_gradients(self) -> None:
+        """Of a checkpoint behind a validation that came while a step was gathering: it holds no gradients."""
+        batches, a_step = self._batches
+        _, batch = self._counts
+        if batch.processed < batches and (lost := batch.processed % a_step):
+            say(
+                f"The checkpoint was saved in the middle of a step: the gradients of {lost} of its {a_step} batches "
+                "are lost (a val_check_interval that accumulate_grad_batches divides keeps to whole steps)."
+            )
+
+
+def _epoch_of_next_batch(checkpoint: dict[str, Any]) -> int:
+    """That of the checkpoint; the next one where it was saved behind the last batch."""
+    batches = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    return int(checkpoint.get("epoch", 0)) + bool(batches.get("is_last_batch"))

@@ -28,6 +28,15 @@ def seed_batch(device: torch.device, epoch: int, batch: int, rank: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
+def seed_order(epoch: int) -> None:
+    """Makes the order in which a DataLoader of one's own shuffles an epoch's images a function of seed and epoch alone.
+
+    It asks torch's generator when the epoch begins, which in a resumed run would be as in the first one.
+    """
+    if "PL_GLOBAL_SEED" in os.environ:
+        seed_batch(torch.device("cpu"), epoch, -1, 0)
+
+
 def weight_in_step(trainer: Trainer) -> float:
     """What the current batch's loss is multiplied by for a step's gradient to be the mean over its batches.
 

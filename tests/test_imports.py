@@ -42,7 +42,8 @@ MAY_IMPORT = {
     "weight_decay": {"errors", "parameter_kinds"},
     "scheduling": {"errors"},
     "stepping": set(),
-    "resuming": {"console", "errors", "ranks", "schedules", "scores"},
+    "resumed_settings": {"schedules"},
+    "resuming": {"console", "errors", "ranks", "resumed_settings", "scores", "stepping"},
     "classifier": {
         "classes",
         "errors",

@@ -44,6 +44,8 @@ class BestCheckpoint(ModelCheckpoint):
     _validated = False
     # The step behind which it was.
     _validated_at: int | None = None
+    # The best of the run that is gone on with, where its file is not here.
+    _left_behind: tuple[str, float] | None = None
 
     def __init__(self, every_n_minutes: float | None = None, mode: Mode | None = None, **kwargs: Any) -> None:
         monitor = kwargs.get("monitor") or ""
@@ -75,7 +77,20 @@ class BestCheckpoint(ModelCheckpoint):
             paths = {key: state_dict[key] for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
             moved = {key: str(here / Path(path).name) if path else path for key, path in paths.items()}
             state_dict = {**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": best}
+        elif path:
+            self._left_behind = Path(path).name, float(state_dict["best_model_score"])
         super().load_state_dict(state_dict)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says so where the best so far is in another folder, as behind a checkpoint that was copied alone."""
+        super().on_train_start(trainer, pl_module)
+        if self._left_behind is not None:
+            name, score = self._left_behind
+            say(
+                f"The best so far ({name}, {self.monitor} {score:.4f}) is not in this run's folder: the best is chosen "
+                "among the epochs to come."
+            )
+            self._left_behind = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far."""

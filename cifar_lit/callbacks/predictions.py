@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ from cifar_lit.errors import UserError
 from cifar_lit.files import write_atomically
 from cifar_lit.ranks import of_all_ranks
 
-Row = tuple[int, int, list[float]]
+# An image's place in the data set, its label where it has one, and its probabilities.
+Row = tuple[int, int | None, list[float]]
 
 
 class PredictionTable(Callback):
     """Writes ``predictions.csv``: a row an image with its index, true class, predicted class and probabilities.
 
-    Of a folder of images it has their files, too.
+    Of a folder of images it has their files, too. Images of one's own DataLoader are numbered in its order; where a
+    batch holds no labels, int64 (n,), behind its images the true class is left empty.
 
-    Expects `predict_step` to give probabilities, float (n, num_classes), as `Classifier` does; for other modules it
-    writes nothing.
+    Expects `predict_step` to give probabilities, float (n, num_classes), as `Classifier` does; of other modules it says
+    that nothing is written.
 
     Args:
         folder: Where to write the file.
@@ -32,6 +35,7 @@ class PredictionTable(Callback):
     def __init__(self, folder: Path) -> None:
         self.path = folder / "predictions.csv"
         self._rows: list[Row] = []
+        self._seen = 0
 
     def on_predict_batch_end(
         self,
@@ -43,11 +47,17 @@ class PredictionTable(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps a batch's rows."""
-        plan = getattr(trainer.predict_dataloaders, "plan", None)
-        if plan is None or not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+        if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
             return
-        indices = plan.key(0, batch_idx).indices.tolist()
-        self._rows += zip(indices, batch[1].tolist(), outputs.tolist(), strict=True)
+        plan = getattr(trainer.predict_dataloaders, "plan", None)
+        if plan is not None:
+            indices = plan.key(0, batch_idx).indices.tolist()
+        else:
+            # Ranks take turns, as in Lightning's sampler.
+            places = range(self._seen, self._seen + len(outputs))
+            indices = [place * trainer.world_size + trainer.global_rank for place in places]
+            self._seen += len(outputs)
+        self._rows += zip(indices, _labels(batch, len(outputs)), outputs.tolist(), strict=True)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gathers the rows of all ranks and writes them in the order of the images."""
@@ -57,7 +67,13 @@ class PredictionTable(Callback):
             raise UserError(
                 f"The network's output for {lost:,} of {len(rows):,} images is no number: training diverged."
             )
-        if not trainer.is_global_zero or not rows:
+        if not trainer.is_global_zero:
+            return
+        if not rows:
+            say(
+                f"No table is written: {type(pl_module).__name__}.predict_step gives no probabilities, a tensor of "
+                "shape (n, classes) for each batch."
+            )
             return
         classes = getattr(getattr(trainer, "datamodule", None), "class_names", None) or range(len(rows[0][2]))
         classes = [printable(str(name)) for name in classes]
@@ -66,11 +82,20 @@ class PredictionTable(Callback):
         writer = csv.writer(table)
         file_heading = ["file"] if files is not None else []
         writer.writerow(["index", *file_heading, "true", "predicted", *(f"p_{name}" for name in classes)])
-        for index, label, probabilities in sorted(rows):
+        for index, label, probabilities in sorted(rows, key=lambda row: row[0]):
             predicted = max(range(len(probabilities)), key=probabilities.__getitem__)
             file = [files[index]] if files is not None else []
             numbers = (f"{probability:.9g}" for probability in probabilities)
-            writer.writerow([index, *file, classes[label], classes[predicted], *numbers])
+            writer.writerow([index, *file, "" if label is None else classes[label], classes[predicted], *numbers])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, table.getvalue())
         say(f"Wrote {len(rows):,} predictions to {self.path}")
+
+
+def _labels(batch: Any, count: int) -> Sequence[int | None]:
+    """The labels of a batch's images, if it has any."""
+    labels = batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
+    if isinstance(labels, torch.Tensor) and labels.shape == (count,) and not labels.is_floating_point():
+        whole: list[int] = labels.tolist()
+        return whole
+    return [None] * count

@@ -41,7 +41,7 @@ def statistics_of(
     """What to subtract and to divide by.
 
     Args:
-        train: The training images.
+        train: The training images, with those that are held out: which ones these are changes no pixel.
         normalize: As `ImageDataModule` has it.
         of_channels: Gives mean and deviation of each channel, in [0, 1].
     """

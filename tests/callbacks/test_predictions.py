@@ -7,6 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lit.callbacks.predictions import PredictionTable, Row
 from cifar_lit.errors import UserError
@@ -37,3 +40,57 @@ def test_no_class_is_named_where_the_output_is_no_number(tmp_path: Path) -> None
     with pytest.raises(UserError, match="output for 1 of 2 images is no number: training diverged"):
         written(tmp_path, [(0, 0, [math.nan, math.nan]), (1, 0, [1.0, 0.0])])
     assert not (tmp_path / "predictions.csv").exists()
+
+
+class Ours(LightningModule):
+    """Says that an image is of the class that its first pixel names."""
+
+    def __init__(self, gives: str = "probabilities") -> None:
+        super().__init__()
+        self.gives = gives
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """Probabilities, float (n, 3), or what else is asked for."""
+        images = batch[0] if isinstance(batch, list) else batch
+        probabilities = torch.nn.functional.one_hot(images[:, 0, 0, 0].long(), 3).float()
+        return probabilities if self.gives == "probabilities" else {"logits": probabilities}
+
+
+def predict(folder: Path, *tensors: torch.Tensor, gives: str = "probabilities") -> None:
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=[PredictionTable(folder)],
+    )
+    data: Any = TensorDataset(*tensors) if len(tensors) > 1 else tensors[0]
+    trainer.predict(Ours(gives), DataLoader(data, 4))
+
+
+IMAGES = torch.tensor([2, 0, 1, 1, 2, 0])[:, None, None, None].expand(6, 3, 4, 4).float()
+
+
+def test_images_of_a_loader_of_ones_own_are_numbered_in_its_order(tmp_path: Path) -> None:
+    predict(tmp_path, IMAGES, torch.tensor([2, 0, 1, 0, 2, 0]))
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["index", "true", "predicted", "p_0", "p_1", "p_2"]
+    assert [row[:3] for row in rows] == [
+        [str(index), true, predicted] for index, (true, predicted) in enumerate(zip("201020", "201120", strict=True))
+    ]
+
+
+def test_images_without_labels_are_predicted_all_the_same(tmp_path: Path) -> None:
+    predict(tmp_path, IMAGES)
+    with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        _, *rows = csv.reader(file)
+    assert [row[1:3] for row in rows] == [["", predicted] for predicted in "201120"]
+
+
+def test_a_module_without_probabilities_is_told_that_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict(tmp_path, IMAGES, gives="logits")
+    assert "No table is written: Ours.predict_step gives no probabilities" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,61 @@
+"""Which settings of optimizer and schedule a resumed run has: its own, and not its checkpoint's."""
+
+import inspect
+import warnings
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from cifar_lit.schedules import Plateau
+
+
+def take_settings(
+    resumed: tuple[Optimizer, Any],
+    fresh: tuple[Optimizer, LRScheduler | None],
+    schedule_states: list[dict[str, Any]],
+    epochs: int,
+    steps: int,
+) -> None:
+    """Puts the settings of this run in the place of those that a checkpoint brought along.
+
+    A checkpoint holds learning rates, weight decay and the length of its run beside what the optimizer has gathered.
+    It gives weights, momentum and progress; the settings are the config's and the command line's.
+
+    Args:
+        resumed: Optimizer and schedule, with the checkpoint's state; changed in place.
+        fresh: Optimizer and schedule as this run's settings make them.
+        schedule_states: Of the checkpoint's schedules.
+        epochs: For which a schedule was stepped.
+        steps: That are done, as the schedule counts them.
+    """
+    optimizer, schedule = resumed
+    fresh_optimizer, fresh_schedule = fresh
+    if isinstance(schedule, Plateau):
+        # Its rate is a result of the run so far, unless another one to begin with is asked for.
+        schedule.resume(schedule_states, optimizer, fresh_optimizer)
+    elif isinstance(schedule, ReduceLROnPlateau):
+        if schedule_states:
+            schedule.load_state_dict(schedule_states[0])
+        for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
+            fresh_group["lr"] = group["lr"]
+    elif isinstance(schedule, LRScheduler) and fresh_schedule is not None:
+        with warnings.catch_warnings():
+            # It is stepped without its optimizer, which the schedule warns of.
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(epochs if getattr(schedule, "interval", "step") == "epoch" else steps):
+                fresh_schedule.step()
+        schedule.load_state_dict(fresh_schedule.state_dict())
+    gathered = {"params", *_progress(fresh_optimizer)}
+    for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
+        group.update({name: value for name, value in fresh_group.items() if name not in gathered or name not in group})
+
+
+def _progress(optimizer: Optimizer) -> set[str]:
+    """What an optimizer keeps in its groups beside settings, such as Prodigy its estimate of the rate.
+
+    It is among the defaults, and no argument sets it.
+    """
+    kinds = type(optimizer).__mro__
+    arguments = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    return optimizer.defaults.keys() - arguments - {"lr"}

@@ -1,0 +1,162 @@
+"""What a resumed run goes on with beside weights: an optimizer's own progress, one's own order of images, the best."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from torch import Tensor
+from torch.optim import SGD
+from torch.utils.data import DataLoader, Dataset
+
+from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from cifar_lit.models import DepthwiseNet
+from cifar_lit.stepping import seed_order
+
+IMAGES = 24
+
+
+class Numbered(Dataset[tuple[Tensor, Tensor]]):
+    """Images that are their own number, and labels."""
+
+    def __len__(self) -> int:
+        return IMAGES
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.full((3, 32, 32), float(index)), torch.tensor(index % 10)
+
+
+class Estimating(SGD):
+    """Takes shorter and shorter steps, by a count among its groups' settings, as Prodigy keeps its estimates."""
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.01, shrink: float = 0.9) -> None:
+        super().__init__(params, lr=lr)
+        self.defaults |= {"taken": 0, "shrink": shrink}
+        for group in self.param_groups:
+            group.setdefault("taken", 0)
+            group.setdefault("shrink", shrink)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] *= group["shrink"] ** group["taken"]
+            group["taken"] += 1
+        loss = super().step(closure)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return loss
+
+
+class Order(Callback):
+    """The first image of each batch, by epoch."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, list[int]] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.seen.setdefault(trainer.current_epoch, []).append(int(batch[0][0, 0, 0, 0]))
+
+
+def fit(
+    folder: Path,
+    epochs: int,
+    ckpt_path: Path | None = None,
+    optimizer: Any = Estimating,
+    batch_size: int = 4,
+    **settings: Any,
+) -> tuple[DepthwiseNet, Trainer]:
+    seed_everything(3)
+    model = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2], optimizer=optimizer)
+    # All of them.
+    best = BestCheckpoint(dirpath=folder, monitor="val/loss", filename="best-{step}", save_top_k=-1)
+    trainer = Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        max_epochs=epochs,
+        callbacks=[best, LastCheckpoint(), Order()],
+        **settings,
+    )
+    loader = DataLoader(Numbered(), batch_size, shuffle=True)
+    trainer.fit(model, loader, DataLoader(Numbered(), IMAGES), ckpt_path=ckpt_path, weights_only=True)
+    return model, trainer
+
+
+def order(trainer: Trainer) -> dict[int, list[int]]:
+    return next(c for c in trainer.callbacks if isinstance(c, Order)).seen  # type: ignore[attr-defined]
+
+
+def last(folder: Path) -> Path:
+    (found,) = folder.rglob("last.ckpt")
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[DepthwiseNet, Trainer]:
+    """A run of three epochs that nobody stopped."""
+    return fit(tmp_path_factory.mktemp("whole"), 3)
+
+
+def test_what_an_optimizer_has_found_out_goes_on(whole: tuple[DepthwiseNet, Trainer], tmp_path: Path) -> None:
+    fit(tmp_path, 2)
+    model, trainer = fit(tmp_path, 3, last(tmp_path))
+    assert {group["taken"] for group in trainer.optimizers[0].param_groups} == {3 * IMAGES // 4}
+    for name, weights in model.state_dict().items():
+        assert torch.equal(weights, whole[0].state_dict()[name]), name
+
+
+def test_its_settings_are_those_of_the_run_that_goes_on(tmp_path: Path) -> None:
+    fit(tmp_path, 1)
+    _, trainer = fit(tmp_path, 2, last(tmp_path), optimizer=lambda params: Estimating(params, lr=0.5, shrink=0.8))
+    (group,) = {(group["lr"], group["shrink"], group["taken"]) for group in trainer.optimizers[0].param_groups}
+    assert group == (0.5, 0.8, 2 * IMAGES // 4)
+
+
+def test_a_loader_of_ones_own_goes_on_with_the_order_of_the_next_epoch(
+    whole: tuple[DepthwiseNet, Trainer], tmp_path: Path
+) -> None:
+    orders = order(whole[1])
+    assert len({*map(tuple, orders.values())}) == 3
+    first = order(fit(tmp_path, 1)[1])
+    second = order(fit(tmp_path, 2, last(tmp_path))[1])
+    third = order(fit(tmp_path, 3, last(tmp_path))[1])
+    assert {**first, **second, **third} == orders
+    assert (first.keys(), second.keys(), third.keys()) == ({0}, {1}, {2})
+
+
+def test_without_a_seed_the_order_is_left_to_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    chance = torch.get_rng_state()
+    seed_order(0)
+    assert not torch.equal(torch.get_rng_state(), chance)
+    torch.set_rng_state(chance)
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    seed_order(0)
+    assert torch.equal(torch.get_rng_state(), chance)
+
+
+def test_gradients_that_a_checkpoint_does_not_hold_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gathered = {"batch_size": 2, "accumulate_grad_batches": 4, "val_check_interval": 6}
+    fit(tmp_path, 1, **gathered)
+    assert "lost" not in capsys.readouterr().out
+    fit(tmp_path / "behind", 1, tmp_path / "best-step=1.ckpt", **gathered)
+    said = capsys.readouterr().out
+    assert "middle of a step: the gradients of 2 of its 4 batches are lost" in said
+
+
+def test_the_best_so_far_that_is_elsewhere_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path / "before", 1)
+    alone = Path(shutil.copy(last(tmp_path / "before"), tmp_path / "mine.ckpt"))
+    fit(tmp_path / "before", 2, last(tmp_path / "before"))
+    assert "best so far" not in capsys.readouterr().out
+    fit(tmp_path / "behind", 2, alone)
+    said = capsys.readouterr().out
+    assert "The best so far (best-step=6.ckpt, val/loss " in said
+    assert "is not in this run's folder: the best is chosen among the epochs to come." in said
