@@ -6,8 +6,10 @@ import re
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -35,7 +37,9 @@ def say(message: str) -> None:
 
 def printable(name: str) -> str:
     """A name as text, whatever the bytes of the file or folder that it was."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    text = os.fsencode(name).decode("utf-8", "replace")
+    # No font has a sign for a line's end, and no table a place.
+    return "".join("�" if unicodedata.category(sign) == "Cc" else sign for sign in text)
 
 
 def first_names(names: Sequence[str]) -> str:
@@ -48,6 +52,7 @@ def hush_libraries() -> None:
     # "GPU available: False", "Seed set to 42", tips for other products.
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    _hush_writers_of_curves()
     # But not that another process died and why this one ends, too.
     logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     # And not what --trainer.profiler was asked for.
@@ -70,6 +75,19 @@ def hush_libraries() -> None:
         r".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+
+
+def _hush_writers_of_curves() -> None:
+    """Keeps TensorBoard's thread from printing why it cannot write, which whoever hands it the next curve is told."""
+    tell = threading.excepthook
+    if getattr(tell, "__module__", None) == __name__:
+        return
+
+    def told(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            tell(args)
+
+    threading.excepthook = told
 
 
 def exit_with(error: BaseException) -> NoReturn:

@@ -61,10 +61,28 @@ def files_below(folder: Path, within: str, pattern: str) -> list[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file, or leaves what was there: never half of it."""
-    with replacing(path) as file:
+    """Writes a file, or leaves what was there: never half of it.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with writing(path), replacing(path) as file:
         # surrogateescape: names of files need not be text.
         file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the file where one cannot be written, as on a full disk.
+
+    Raises:
+        UserError: It cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"Cannot write {path} ({reason}): make room, or name another place.") from error
 
 
 @contextlib.contextmanager

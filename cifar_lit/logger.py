@@ -1,6 +1,7 @@
 """TensorBoard, with the curves of training and validation on one chart."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
+from cifar_lit.errors import UserError
 from cifar_lit.files import ready_to_write
 from cifar_lit.runs import LOGS, run_of
 
@@ -57,6 +59,23 @@ class CurvesLogger(TensorBoardLogger):
                 return number
             number += 1
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"Cannot write the curves in {self.log_dir} ({error.strerror}): make room or mend access, then go on "
+                "with --ckpt_path last, or begin again."
+            ) from error
+
+    @property
+    def experiment(self) -> SummaryWriter:
+        """TensorBoard's writer of what belongs to no split."""
+        with self._writing():
+            writer: SummaryWriter = super().experiment
+            return writer
+
     def _writer(self, split: str) -> SummaryWriter:
         if split not in self._writers:
             self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split), filename_suffix=self._suffix)
@@ -71,25 +90,28 @@ class CurvesLogger(TensorBoardLogger):
                 continue
             self._logged[name] = step, value
             split, _, rest = name.partition("/")
-            if rest and split in SPLITS:
-                self._writer(split).add_scalar(rest, value, step)
-            else:
-                self.experiment.add_scalar(name, value, step)
+            with self._writing():
+                if rest and split in SPLITS:
+                    self._writer(split).add_scalar(rest, value, step)
+                else:
+                    self.experiment.add_scalar(name, value, step)
 
     @rank_zero_only
     def save(self) -> None:
         """Writes out what is pending."""
-        super().save()
-        for writer in self._writers.values():
-            writer.flush()
+        with self._writing():
+            super().save()
+            for writer in self._writers.values():
+                writer.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Writes out what is pending and closes the files."""
-        super().finalize(status)
-        for writer in self._writers.values():
-            writer.flush()
-            writer.close()
+        with self._writing():
+            super().finalize(status)
+            for writer in self._writers.values():
+                writer.flush()
+                writer.close()
 
 
 def tensorboard_of(trainer: Trainer) -> TensorBoardLogger | None:

@@ -103,6 +103,10 @@ def parsing_problem(text: str) -> str:
         return f"{option} lacks {missing}: give it."
     if match := re.search(r"Problems parsing config: (.*)", text, re.DOTALL):
         return f"the --config file is no valid YAML: {single(match[1]).replace('<unicode string>', 'it')}."
+    if re.search(r"Unexpected config: *$", text):
+        return "the --config file has no settings: give a recipe, such as configs/resnet20.yaml."
+    if match := re.search(r"Path is not a file: '?(.*?)'?$", text):
+        return f"{match[1]} is no file: give the path of a recipe, such as configs/resnet20.yaml."
     if match := re.search(r"File does not exist: (.*)", text):
         return f"there is no file {match[1]}: give the path of a recipe, such as configs/resnet20.yaml."
     return shown(text)

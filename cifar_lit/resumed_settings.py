@@ -57,5 +57,5 @@ def _progress(optimizer: Optimizer) -> set[str]:
     It is among the defaults, and no argument sets it.
     """
     kinds = type(optimizer).__mro__
-    arguments = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    arguments = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}  # type: ignore[misc]
     return optimizer.defaults.keys() - arguments - {"lr"}

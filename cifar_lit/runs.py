@@ -123,7 +123,7 @@ def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None) -> Pat
             raise UserError(f"The newest run, {newest.parent}, has no {ckpt_path} checkpoint: give {others}.")
         path = _best_of(found)
     else:
-        path = Path(ckpt_path)
+        path = expanded(ckpt_path)
         if not path.is_file():
             others = "`best` or `last` (of the newest run; with --config RUN/config.yaml of another)"
             raise UserError(f"There is no checkpoint {path}: give a .ckpt file, {others}.")

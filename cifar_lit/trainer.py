@@ -14,6 +14,7 @@ from cifar_lit.commands.pictures import FORMATS, OVERLAYS, predict_pictures
 from cifar_lit.commands.summary import Format, summarize
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
+from cifar_lit.files import expanded
 from cifar_lit.runs import BEST, LAST, data_in, find_checkpoint, load_checkpoint, run_of
 
 
@@ -44,6 +45,7 @@ class CifarTrainer(Trainer):
         """
         kept = data_in(load_checkpoint(Path(ckpt_path))) if ckpt_path is not None else None
         size = (kept or {}).get("image_size", getattr(datamodule, "image_size", 32))
+        output = expanded(output) if output is not None else None
         summarize(model, size, format, output, max_params, min_receptive_field)
 
     def explain(
@@ -66,9 +68,8 @@ class CifarTrainer(Trainer):
             limit: Most errors that the page shows.
         """
         checkpoint = self._meant(ckpt_path)
-        explaining.explain(
-            self, model, datamodule, checkpoint, output_dir or _beside(checkpoint, "explain"), method, limit
-        )
+        folder = _folder(output_dir, checkpoint, "explain")
+        explaining.explain(self, model, datamodule, checkpoint, folder, method, limit)
 
     def export(
         self,
@@ -90,7 +91,7 @@ class CifarTrainer(Trainer):
             format: onnx, torch, or both.
         """
         checkpoint = self._meant(ckpt_path)
-        exporting.export(model, datamodule, checkpoint, output_dir or _beside(checkpoint, "export"), format)
+        exporting.export(model, datamodule, checkpoint, _folder(output_dir, checkpoint, "export"), format)
 
     def predict(
         self,
@@ -129,14 +130,14 @@ class CifarTrainer(Trainer):
         assert model is not None
         assert ckpt_path is not None
         checkpoint = Path(ckpt_path)
-        folder = output_dir or _beside(checkpoint, "pictures")
+        folder = _folder(output_dir, checkpoint, "pictures")
         class_names, normalize = preprocessing_in(load_weights(model, checkpoint), checkpoint)
         read = partial(decode, size=side_of_images(datamodule), formats=FORMATS)
         predict_pictures(
             model,
             read,
             normalize,
-            images,
+            expanded(images),
             folder / "predictions.csv",
             class_names,
             folder / OVERLAYS if overlays else None,
@@ -147,7 +148,7 @@ class CifarTrainer(Trainer):
     def _meant(self, ckpt_path: str) -> Path:
         """A checkpoint: a file, or best or last of the newest run."""
         by_name = ckpt_path in (BEST, LAST)
-        return find_checkpoint(ckpt_path, Path(self.default_root_dir)) if by_name else Path(ckpt_path)
+        return find_checkpoint(ckpt_path, Path(self.default_root_dir)) if by_name else expanded(ckpt_path)
 
 
 def side_of_images(datamodule: LightningDataModule | None) -> int:
@@ -165,6 +166,6 @@ def side_of_images(datamodule: LightningDataModule | None) -> int:
     return int(sides.pop())
 
 
-def _beside(checkpoint: Path, name: str) -> Path:
-    """A folder of that name in the run's folder; in the working directory where the checkpoint stands in no run."""
-    return (run_of(checkpoint) or Path()) / name
+def _folder(asked: Path | None, checkpoint: Path, name: str) -> Path:
+    """The folder that was asked for; else one of a name in the run's, or in the working directory if there is none."""
+    return expanded(asked) if asked is not None else (run_of(checkpoint) or Path()) / name

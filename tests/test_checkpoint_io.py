@@ -12,6 +12,7 @@ import torch
 
 from cifar_lit.checkpoint_io import AtomicCheckpointIO
 from cifar_lit.errors import UserError
+from cifar_lit.files import write_atomically
 
 BEFORE, AFTER = {"step": torch.tensor(1)}, {"step": torch.tensor(2)}
 
@@ -86,7 +87,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_keeps_the_checkpoint_that_was_there(small_disk: Path) -> None:
     path, io = small_disk / "last.ckpt", AtomicCheckpointIO()
     io.save_checkpoint(BEFORE, path)
-    with pytest.raises(UserError, match=r"Cannot write the checkpoint .* make room"):
+    with pytest.raises(UserError, match=r"Cannot write the checkpoint .* make room .* go on with --ckpt_path last\."):
         io.save_checkpoint({"weights": torch.zeros(100_000)}, path)
     assert saved_step(path) == 1
     assert [file.name for file in small_disk.iterdir()] == ["last.ckpt"]
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_nothing_to_go_on_from(small_disk: Path) -> None:
+    with pytest.raises(UserError, match=r"make room or mend access, then begin again\."):
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100_000)}, small_disk / "last.ckpt")
+
+
+def test_any_file_that_a_full_disk_has_no_room_for_is_named(small_disk: Path) -> None:
+    with pytest.raises(UserError, match=r"Cannot write .*/table\.csv \(No space left on device\): make room"):
+        write_atomically(small_disk / "table.csv", "0" * 100_000)
+    assert not list(small_disk.iterdir())

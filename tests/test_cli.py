@@ -1,6 +1,7 @@
 """What a user types, and what comes of it."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -808,12 +809,14 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
         ),
         (["--trainer.precision=12"], "--trainer.precision wants one of .*bf16-mixed.*, not '12'"),
         (["--data.transforms=[{class_path: HorizontalFlip, init_args: {pp: 1}}]"], "HorizontalFlip has no option 'pp'"),
-        (["--data=ImageFolderDataModule", "--data.root=nowhere"], "nowhere is no image data set"),
+        (["--data=ImageFolderDataModule", "--data.root=nowhere"], "There is no folder /.*/nowhere: name"),
         (["--data=CIFAR10DataModule", "--data.root=empty"], "empty holds neither .*quickstart.yaml"),
         (["--ckpt_path=nothing.ckpt"], "There is no checkpoint nothing.ckpt: give"),
         (["--ckpt_path=last"], "holds no run with a last checkpoint"),
         (["--config=absent.yaml"], "there is no file .*absent.yaml"),
         (["--config=broken.yaml"], "no valid YAML: .* line 1"),
+        (["--config=nothing.yaml"], "the --config file has no settings: give a recipe"),
+        (["--config=."], r"\. is no file: give the path of a recipe"),
         pytest.param(
             ["--trainer.accelerator=gpu"],
             "There is no such GPU",
@@ -828,6 +831,7 @@ def test_bad_input_ends_in_one_line(
     unreachable = replace(CIFAR10DataModule.ARCHIVE, urls=("http://127.0.0.1:9/cifar-10-python.tar.gz",))
     monkeypatch.setattr(CIFAR10DataModule, "ARCHIVE", unreachable)
     Path("broken.yaml").write_text("a: [1, 2")
+    Path("nothing.yaml").write_text("")
     assert re.search(expected, failure(capsys, "fit", "--config", "tiny.yaml", *args))
 
 
@@ -1029,3 +1033,35 @@ def test_ctrl_c_ends_with_130_whatever_runs(command: str, monkeypatch: pytest.Mo
     finally:
         signal.signal(signal.SIGINT, handler)
     assert caught.value.code == 130
+
+
+def test_paths_may_begin_with_a_tilde_or_a_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PLACE", str(tmp_path / "place"))
+    checkpoint = fit("--trainer.max_epochs=1") / "checkpoints" / "last.ckpt"
+    (tmp_path / "home").mkdir()
+    kept = shutil.copy(checkpoint, tmp_path / "home" / "mine.ckpt")
+    pictures = tmp_path / "home" / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (8, 8)).save(pictures / "a.png")
+    main(["summary", "--ckpt_path=~/mine.ckpt", "--output=~/table.txt"])
+    assert (tmp_path / "home" / "table.txt").is_file()
+    main(["predict", "--ckpt_path=~/mine.ckpt", "--images=~/pictures", "--output_dir=$PLACE/out"])
+    assert (tmp_path / "place" / "out" / "predictions.csv").is_file()
+    taught = ["--trainer.callbacks+=Distillation", "--trainer.callbacks.teacher=~/mine.ckpt", "--trainer.max_epochs=1"]
+    fit(*taught)
+    assert f"Teacher: ResNetV1 of {kept}" in capsys.readouterr().out
+    assert not Path("~").exists()
+
+
+def test_a_disk_that_fills_while_curves_are_written_ends_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.flush", full)
+    said = failure(capsys, "fit", "--config=tiny.yaml", "--checkpoint.monitor=val/none")
+    assert re.search(r"Cannot write the curves in \S+version_0 \(No space left on device\): make room", said)

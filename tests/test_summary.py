@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from pytorch_lightning import LightningModule
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
 
 from cifar_lit.cli import main
+from cifar_lit.commands.summary import summarize
 
 R4 = str(Path(__file__).parent.parent / "configs" / "reference" / "r4.yaml")
 # From the table of its author: kernel, stride, dilation, output size, receptive field.
@@ -153,3 +157,18 @@ def test_a_terminal_without_the_signs_gets_question_marks() -> None:
         check=True,
     )
     assert "Input 3?32?32" in done.stdout
+
+
+def test_images_of_other_channels_are_those_of_the_models_example(capsys: pytest.CaptureFixture[str]) -> None:
+    class Grey(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+            self.example_input_array = torch.zeros(2, 1, 28, 28)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.net(images)
+            return logits
+
+    summarize(Grey(), 28)
+    assert "Input 1×28×28" in capsys.readouterr().out

@@ -38,7 +38,7 @@ class _Moment:
 class Curves(Callback):
     """Logs ``run/learning_rate`` of steps, ``run/images_per_second`` once an epoch, and settings with final metrics.
 
-    Within an epoch it never waits for a GPU.
+    Within an epoch it never waits for a GPU. Steps are counted from 0, as Lightning counts those of its metrics.
 
     Args:
         step_loss: Also log the loss of single batches, every ``trainer.log_every_n_steps``, as ``train/step_loss``.
@@ -141,7 +141,7 @@ class Curves(Callback):
     @staticmethod
     def _log(trainer: Trainer, metrics: dict[str, float], step: int) -> None:
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=step)
+            logger.log_metrics(metrics, step=step - 1)
 
 
 def _count(batch: Any) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from cifar_lit.classifier import Classifier
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
-from cifar_lit.files import write_atomically
+from cifar_lit.files import expanded, write_atomically
 from cifar_lit.identity import same_classes, sha256_of
 from cifar_lit.runs import LAST, LOGS, checkpoints, data_in, epochs_in, load_checkpoint, scaling_in
 
@@ -54,7 +54,7 @@ class Distillation(Callback):
         if temperature <= 0:
             raise UserError(f"temperature is {temperature}: give a number above 0.")
         self.teacher = teacher
-        self.path = Path(teacher)
+        self.path = expanded(teacher)
         self.weight = weight
         self.temperature = temperature
         self._teacher: Classifier | None = None
@@ -87,7 +87,7 @@ class Distillation(Callback):
 
     def _found(self, trainer: Trainer, copy: Path | None) -> Path:
         """The checkpoint that is meant; for a resumed run the one that it began with."""
-        root, asked = Path(trainer.default_root_dir), Path(self.teacher)
+        root, asked = Path(trainer.default_root_dir), expanded(self.teacher)
         by_recipe = RECIPE.fullmatch(self.teacher) is not None
         meant = checkpoints(LAST, root, self.teacher) if by_recipe else [asked] * asked.is_file()
         if self._begun_with is not None:

@@ -116,7 +116,7 @@ class Evaluated:
 
     Args:
         split: ``val`` or ``test``.
-        step: Optimizer steps before it.
+        step: The last optimizer step before it, counted from 0.
         predictions: Of all images, in the order of their places.
         shown: Of the images that can be drawn.
         places: Of the images that can be drawn, int64 (n,), rising.
@@ -145,7 +145,7 @@ class Record:
     """Labels and logits of the newest pass over a split. They stay on the device until a panel asks for them.
 
     Attributes:
-        step: Optimizer steps before it.
+        step: The last optimizer step before it, counted from 0.
     """
 
     def __init__(self) -> None:
@@ -158,7 +158,8 @@ class Record:
 
     def begin(self, trainer: Trainer, split: str) -> None:
         """Forgets the pass before."""
-        self._split, self.step = split, trainer.global_step
+        # The last step before it, counted from 0: Lightning's metrics of the same pass stand there.
+        self._split, self.step = split, max(trainer.global_step - 1, 0)
         self._batches, self._was_read, self._evaluated = [], False, None
         datamodule = getattr(trainer, "datamodule", None)
         images = getattr(datamodule, f"{split}_images", None)

@@ -17,7 +17,7 @@ from cifar_lit.commands.evaluation import gather_provenance, image_data, load_we
 from cifar_lit.commands.learnt_data import preprocessing_in, take_learnt
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
-from cifar_lit.files import ready_to_write, write_atomically
+from cifar_lit.files import ready_to_write, write_atomically, writing
 from cifar_lit.runs import load_checkpoint, run_of
 
 Format = Literal["onnx", "torch", "both"]
@@ -107,7 +107,8 @@ def export(
             if output_format not in ("both", "onnx" if name == ONNX else "torch"):
                 continue
             file = Path(folder) / name
-            run = save_and_load(network, torch.from_numpy(pixels[:1]), description, file)
+            with writing(output_dir / name):
+                run = save_and_load(network, torch.from_numpy(pixels[:1]), description, file)
             given = np.concatenate([run(pixels[batch]) for batch in batches])
             difference = np.abs(given - expected).max()
             # Said so that NaN fails, too.

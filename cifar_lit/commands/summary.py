@@ -48,10 +48,7 @@ def summarize(
     if output is None:
         say(text.rstrip("\n"))
     else:
-        try:
-            write_atomically(output, text.rstrip("\n") + "\n")
-        except OSError as error:
-            raise UserError(f"Cannot write {output} ({error.strerror}): name another file.") from error
+        write_atomically(output, text.rstrip("\n") + "\n")
         say(f"Wrote {len(table.rows)} layers to {output}")
     broken = []
     if max_params is not None and table.trainable_parameters > max_params:

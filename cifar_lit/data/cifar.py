@@ -11,6 +11,7 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.download import Archive, fetch_and_unpack
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
+from cifar_lit.files import expanded
 
 # The authors' page, and the copy that PaddlePaddle keeps.
 PREFIXES = ("https://www.cs.toronto.edu/~kriz", "https://dataset.bj.bcebos.com/cifar")
@@ -70,7 +71,7 @@ class _CifarDataModule(ImageDataModule):
 
     def __init__(self, root: str = "data", val_size: int | float = 5000, **kwargs: Any) -> None:
         super().__init__(val_size=val_size, **kwargs)
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
 
     def prepare_data(self) -> None:
         """Downloads, verifies and unpacks the archive, unless it or the unpacked batches are there."""

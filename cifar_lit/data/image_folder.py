@@ -17,7 +17,7 @@ from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.image_cache import cache_folder, cached
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
-from cifar_lit.files import write_atomically
+from cifar_lit.files import expanded, write_atomically
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 # By the orientation that a camera notes (EXIF 2.32, 4.6.4). ImageOps.exif_transpose would also write the other notes
@@ -90,7 +90,7 @@ class ImageFolderDataModule(ImageDataModule):
         super().__init__(**kwargs)
         if image_size < 1:
             raise UserError(f"image_size is {image_size}: give a whole number of at least 1.")
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.image_size = image_size
         #: Of the test images, in their order, below ``root``; empty before they are loaded.
         self.test_files: tuple[str, ...] = ()
@@ -110,6 +110,11 @@ class ImageFolderDataModule(ImageDataModule):
         return self._class_names
 
     def _find_classes(self) -> tuple[str, ...]:
+        if not self.root.is_dir():
+            raise UserError(
+                f"There is no folder {self.root.absolute()}: name with --data.root that which holds train/<class>/ and "
+                "test/<class>/."
+            )
         for split in ("train", "test"):
             if not (self.root / split).is_dir():
                 raise UserError(
@@ -124,15 +129,16 @@ class ImageFolderDataModule(ImageDataModule):
     def prepare_data(self) -> None:
         """Decodes what is not in the cache yet, in one process of a machine."""
         if self.test_images is None:
-            self._prepared = {split: self._load(split) for split in ("train", "test")}
+            # What is wrong with the folders is said before thousands of files are decoded.
+            listed = {split: self._list(split) for split in ("train", "test")}
+            self._prepared = {split: self._load(split, *found) for split, found in listed.items()}
             self._say_what_was_passed_over()
 
     def load(self, split: Literal["train", "test"]) -> Images:
         """All images of a split, class after class in the order of their file names."""
-        return self._prepared.pop(split) if split in self._prepared else self._load(split)
+        return self._prepared.pop(split) if split in self._prepared else self._load(split, *self._list(split))
 
-    def _load(self, split: str) -> Images:
-        files, labels = self._list(split)
+    def _load(self, split: str, files: list[os.DirEntry[str]], labels: NDArray[np.int64]) -> Images:
         if split == "test":
             self.test_files = tuple(Path(file.path).relative_to(self.root).as_posix() for file in files)
         shape = (len(files), self.image_size, self.image_size, 3)
@@ -186,7 +192,7 @@ class ImageFolderDataModule(ImageDataModule):
             # All at once: to find them one by one would be as many runs.
             listed = cache_folder() / "unreadable.txt"
             names = first_names([*wrong])
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(UserError):
                 write_atomically(listed, "".join(f"{error}\n" for error in wrong.values()))
                 names += f"; all in {listed}"
             raise UserError(f"Cannot read {len(wrong):,} files ({names}): remove them or replace them.")

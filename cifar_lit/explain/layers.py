@@ -71,7 +71,7 @@ def network_table(model: nn.Module, image_size: Any) -> LayerTable:
     """Describe the layers of a LightningModule's ``net`` or, unless that holds all parameters, of the module itself.
 
     Args:
-        model: maps images (N, 3, H, W).
+        model: maps images (N, 3, H, W), or with as many channels as its ``example_input_array`` (N, C, H, W) has.
         image_size: height and width of the images in pixels, or one number for both.
 
     Returns:
@@ -82,7 +82,9 @@ def network_table(model: nn.Module, image_size: Any) -> LayerTable:
     """
     try:
         height, width = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-        input_size = (3, int(height), int(width))
+        example = getattr(model, "example_input_array", None)
+        channels = example.shape[1] if isinstance(example, Tensor) and example.ndim == 4 else 3
+        input_size = (channels, int(height), int(width))
     except (TypeError, ValueError):
         wanted = "a number of pixels or a pair of them"
         raise ValueError(f"the images' size is {image_size!r}, where {wanted} is wanted") from None

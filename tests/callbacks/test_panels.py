@@ -221,14 +221,18 @@ def test_everything_is_in_tensorboard_at_its_step(tmp_path: Path) -> None:
     trainer.fit(model, data)
     trainer.test(model, data)
     pictures = images_in(tmp_path)
-    # Three steps an epoch; drawn after the second epoch and at the end.
+    # Three steps an epoch, counted from 0; drawn after the second epoch and at the end.
     for name in ("confusion", "classes", "gradcam/group_1", "misclassified/group_1", "misclassified/followed"):
-        assert pictures.pop(f"val/{name}") == [6, 9]
+        assert pictures.pop(f"val/{name}") == [5, 8]
     assert set(pictures) == {"test/confusion", "test/classes", "test/gradcam/group_1", "test/misclassified/group_1"}
     curves = scalars_in(tmp_path, "val")
     for measure in ("precision", "recall", "f1"):
         assert [len(curves[f"per_class_{measure}/{name}"]) for name in CLASSES] == [3, 3, 3]
     assert "per_class_recall/cat" in scalars_in(tmp_path, "test")
+    # Where Lightning's figures of the same validations stand.
+    events = EventAccumulator(str(tmp_path / "lightning_logs" / "version_0" / "val")).Reload()
+    names = ("loss", "per_class_recall/cat")
+    assert [[event.step for event in events.Scalars(name)] for name in names] == [[2, 5, 8]] * 2
 
 
 @pytest.mark.parametrize("stage", ["fit", "validate", "test"])
@@ -424,16 +428,16 @@ def test_labels_out_of_range_end_no_run(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("every", "kwargs", "steps"),
     [
-        (2, {"max_epochs": 5}, [6, 12, 15]),
-        (2, {"max_epochs": 6}, [6, 12, 18]),
-        (5, {"max_epochs": -1, "max_steps": 6}, [6]),
+        (2, {"max_epochs": 5}, [5, 11, 14]),
+        (2, {"max_epochs": 6}, [5, 11, 17]),
+        (5, {"max_epochs": -1, "max_steps": 6}, [5]),
         # The weights of the last validation are gone.
         (5, {"max_epochs": -1, "max_steps": 4}, []),
         # Validation in other epochs than those: at the next one.
-        (2, {"max_epochs": 7, "check_val_every_n_epoch": 3}, [9, 18]),
+        (2, {"max_epochs": 7, "check_val_every_n_epoch": 3}, [8, 17]),
         # Within epochs: once when an epoch is over.
-        (1, {"max_epochs": 2, "val_check_interval": 1}, [3, 6]),
-        (3, {"max_epochs": 9, "callbacks": [EarlyStopping("val/none", patience=1)]}, [6]),
+        (1, {"max_epochs": 2, "val_check_interval": 1}, [2, 5]),
+        (3, {"max_epochs": 9, "callbacks": [EarlyStopping("val/none", patience=1)]}, [5]),
     ],
 )
 def test_it_is_drawn_every_few_epochs_and_at_the_end(
@@ -456,7 +460,7 @@ def test_a_resumed_run_draws_when_the_uninterrupted_one_does(tmp_path: Path) -> 
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     spy = Spy(2)
     make_trainer(tmp_path, [spy], max_epochs=5).fit(Small(), Patches(), ckpt_path=tmp_path / "last.ckpt")
-    assert [evaluated.step for evaluated in spy.seen] == [12, 15]
+    assert [evaluated.step for evaluated in spy.seen] == [11, 14]
 
 
 @pytest.mark.parametrize(

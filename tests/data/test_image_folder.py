@@ -486,6 +486,15 @@ def test_a_class_that_train_lacks_is_an_error(image_folder: MakeFolder) -> None:
     assert f"{root / 'test'} has classes that {root / 'train'} has not: emu, yak" in message
 
 
+def test_a_class_that_test_lacks_is_told_of_before_anything_is_decoded(
+    image_folder: MakeFolder, decoded: list[str]
+) -> None:
+    root = image_folder()
+    (root / "test" / "dog").rename(root / "dog")
+    error_of(root)
+    assert decoded == []
+
+
 def is_large_for_pillows_warning(path: Path) -> None:
     Image.new("1", (10_000, 9_500)).save(path, format="PNG" if path.suffix == ".png" else "JPEG")
 
