@@ -8,6 +8,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile
 
+from cifar_lit.errors import UserError
+
 # Of an epoch: steps that bring it to speed, and steps at its end that a profiler watches.
 WARM_UP, PROFILED = 5, 10
 
@@ -17,8 +19,8 @@ class StepClock(Callback):
 
     Attributes:
         seconds: By part, of every step of the last epoch that counts: ``batch`` (fetched and augmented), ``forward``
-            (with loss and scores), ``zero_grad``, ``backward``, ``before_optimizer`` (gradient clipping), ``optimizer``
-            (with the schedule). What callbacks do behind a step is of the next one's ``batch``.
+            (with loss and scores), ``zero_grad``, ``backward``, ``optimizer`` (with gradient clipping, the schedule and
+            what callbacks of the recipe, such as EMA, do behind a step; that of others is of the next one's ``batch``).
         profiled: What the profiler saw in the last steps.
     """
 
@@ -31,6 +33,20 @@ class StepClock(Callback):
         now = time.perf_counter()
         self.seconds[part].append(now - self._last)
         self._last = now
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sees to it that there is something to time.
+
+        Raises:
+            UserError: An epoch has too few batches, or a step takes several.
+        """
+        if trainer.num_training_batches <= WARM_UP + PROFILED:
+            raise UserError(
+                f"{WARM_UP} steps warm up and {PROFILED} are profiled, and an epoch has "
+                f"{trainer.num_training_batches}: give more --steps or --images, or a smaller --data.batch_size."
+            )
+        if trainer.accumulate_grad_batches > 1:
+            raise UserError("A step of several batches is not timed in parts: leave accumulate_grad_batches out.")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets the epoch before, in which networks are compiled and memory is allotted."""
@@ -57,10 +73,6 @@ class StepClock(Callback):
     def on_after_backward(self, *args: Any) -> None:
         """Behind backward."""
         self._took("backward")
-
-    def on_before_optimizer_step(self, *args: Any) -> None:
-        """Behind the loop's own work on gradients."""
-        self._took("before_optimizer")
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Behind the optimizer."""

@@ -10,7 +10,6 @@ from lightning_fabric.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from cifar_lit.errors import UserError
 from cifar_lit.files import replacing
-from cifar_lit.runs import LAST
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -42,9 +41,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
             # torch wraps what the system says of a full disk into a RuntimeError.
-            goes_on = "go on with --ckpt_path last" if (target.parent / f"{LAST}.ckpt").is_file() else "begin again"
             raise UserError(
-                f"Cannot write the checkpoint {target} ({error}): make room or mend access, then {goes_on}."
+                f"Cannot write the checkpoint {target} ({error}): make room or mend access, then go on with "
+                "--ckpt_path last, or begin again where there is none yet."
             ) from error
 
 

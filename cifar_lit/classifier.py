@@ -173,6 +173,7 @@ class Classifier(ResumableModule):
             # Lightning tells it behind the epoch's checkpoint: a run that goes on from there would leave it out.
             tell(schedule, self.trainer.callback_metrics, not self._validated and validates_later(self.trainer))
         self._validated = False
+        # Behind it the next epoch begins, for which a loader of one's own draws.
         seed_order(self.current_epoch + 1)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
@@ -211,7 +212,7 @@ class Classifier(ResumableModule):
                 "--model.compile_mode=default, or a larger batch instead of accumulate_grad_batches."
             )
         optimizer, schedule = self.new_optimizer_and_schedule()
-        self._configured = id(optimizer), id(schedule)
+        self.configured(optimizer, schedule)
         if schedule is None:
             return optimizer
         return {

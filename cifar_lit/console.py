@@ -52,7 +52,6 @@ def hush_libraries() -> None:
     # "GPU available: False", "Seed set to 42", tips for other products.
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    _hush_writers_of_curves()
     # But not that another process died and why this one ends, too.
     logging.getLogger("lightning_fabric.strategies.launchers.subprocess_script").setLevel(logging.INFO)
     # And not what --trainer.profiler was asked for.
@@ -75,6 +74,7 @@ def hush_libraries() -> None:
         r".*LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", pattern)
+    _hush_writers_of_curves()
 
 
 def _hush_writers_of_curves() -> None:

@@ -72,8 +72,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: str | Path, otherwise: str = "make room, or name another place") -> Iterator[None]:
     """Names the file where one cannot be written, as on a full disk.
+
+    Args:
+        path: The file, or the folder of several.
+        otherwise: What to do.
 
     Raises:
         UserError: It cannot.
@@ -82,7 +86,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"Cannot write {path} ({reason}): make room, or name another place.") from error
+        raise UserError(f"Cannot write {path} ({reason}): {otherwise}.") from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """TensorBoard, with the curves of training and validation on one chart."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,14 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
 from cifar_lit.errors import UserError
-from cifar_lit.files import ready_to_write
+from cifar_lit.files import ready_to_write, writing
 from cifar_lit.runs import LOGS, run_of
 
 SPLITS = ("train", "val", "test")
 # At the end of the names of files with what an evaluation found, beside those of the run.
 EVALUATION = ".evaluation"
+# What to do where curves cannot be written.
+OTHERWISE = "make room or mend access, then go on with --ckpt_path last, or begin again"
 
 
 class CurvesLogger(TensorBoardLogger):
@@ -59,15 +60,8 @@ class CurvesLogger(TensorBoardLogger):
                 return number
             number += 1
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"Cannot write the curves in {self.log_dir} ({error.strerror}): make room or mend access, then go on "
-                "with --ckpt_path last, or begin again."
-            ) from error
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self.log_dir, OTHERWISE)
 
     @property
     def experiment(self) -> SummaryWriter:
@@ -107,7 +101,8 @@ class CurvesLogger(TensorBoardLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Writes out what is pending and closes the files."""
-        with self._writing():
+        # What ended the run is to be told, and not that the disk is full, too.
+        with contextlib.suppress(UserError) if status == "failed" else contextlib.nullcontext(), self._writing():
             super().finalize(status)
             for writer in self._writers.values():
                 writer.flush()

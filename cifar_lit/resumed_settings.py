@@ -7,6 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from cifar_lit.plain import keep_plain
 from cifar_lit.schedules import Plateau
 
 
@@ -14,6 +15,7 @@ def take_settings(
     resumed: tuple[Optimizer, Any],
     fresh: tuple[Optimizer, LRScheduler | None],
     schedule_states: list[dict[str, Any]],
+    unnamed_before: list[dict[str, Any]],
     epochs: int,
     steps: int,
 ) -> None:
@@ -26,6 +28,7 @@ def take_settings(
         resumed: Optimizer and schedule, with the checkpoint's state; changed in place.
         fresh: Optimizer and schedule as this run's settings make them.
         schedule_states: Of the checkpoint's schedules.
+        unnamed_before: `unnamed_settings` of the checkpoint's run at its beginning; of older checkpoints none.
         epochs: For which a schedule was stepped.
         steps: That are done, as the schedule counts them.
     """
@@ -46,16 +49,29 @@ def take_settings(
             for _ in range(epochs if getattr(schedule, "interval", "step") == "epoch" else steps):
                 fresh_schedule.step()
         schedule.load_state_dict(fresh_schedule.state_dict())
-    gathered = {"params", *_progress(fresh_optimizer)}
-    for group, fresh_group in zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True):
-        group.update({name: value for name, value in fresh_group.items() if name not in gathered or name not in group})
+    for i, (group, fresh_group) in enumerate(zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True)):
+        before = unnamed_before[i] if i < len(unnamed_before) else {}
+        # What has changed since is no setting, but what the optimizer has found out.
+        unnamed = _unnamed(fresh_optimizer) & group.keys()
+        found_out = {name for name in unnamed if name not in before or before[name] != group[name]}
+        group.update({name: value for name, value in fresh_group.items() if name not in found_out | {"params"}})
 
 
-def _progress(optimizer: Optimizer) -> set[str]:
-    """What an optimizer keeps in its groups beside settings, such as Prodigy its estimate of the rate.
+def unnamed_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """By group, what an optimizer keeps there that no argument of its class names, where a checkpoint can hold it.
 
-    It is among the defaults, and no argument sets it.
+    It may be a setting, as of one that passes its arguments on to another, or its own progress, as Prodigy's estimate
+    of the rate.
     """
+    names = _unnamed(optimizer)
+    found = [{name: group[name] for name in names if name in group} for group in optimizer.param_groups]
+    for settings in found:
+        keep_plain(settings)
+    return found if names else []
+
+
+def _unnamed(optimizer: Optimizer) -> set[str]:
     kinds = type(optimizer).__mro__
     arguments = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}  # type: ignore[misc]
+    # A schedule says what the rate is, whatever the optimizer calls it.
     return optimizer.defaults.keys() - arguments - {"lr"}

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.ranks import of_all_ranks
-from cifar_lit.resumed_settings import take_settings
+from cifar_lit.resumed_settings import take_settings, unnamed_settings
 from cifar_lit.scores import Counted, Scores, together
 from cifar_lit.stepping import seed_order
 
@@ -41,6 +41,9 @@ class ResumableModule(LightningModule, ABC):
         self._ahead: int | None = None
         # Which optimizer and schedule the settings made; not they themselves, which a copy of the module would copy.
         self._configured: tuple[int, int] | None = None
+        # What its groups had then of what no argument names, and had before in the run that is gone on with.
+        self._unnamed: list[dict[str, Any]] = []
+        self._unnamed_before: list[dict[str, Any]] = []
         # Whether there was a validation in this epoch.
         self._validated = False
 
@@ -48,7 +51,7 @@ class ResumableModule(LightningModule, ABC):
         """Forgets what a checkpoint brought along for an earlier run."""
         if stage == "fit":
             self._forget()
-            seed_order(0)
+            seed_order(self.trainer.current_epoch if self._trainer is not None else 0)
 
     @abstractmethod
     def new_optimizer(self) -> Optimizer:
@@ -57,6 +60,11 @@ class ResumableModule(LightningModule, ABC):
     @abstractmethod
     def new_optimizer_and_schedule(self) -> tuple[Optimizer, LRScheduler | None]:
         """As this run's settings make them."""
+
+    def configured(self, optimizer: Optimizer, schedule: LRScheduler | None) -> None:
+        """Notes what the settings made."""
+        self._configured = id(optimizer), id(schedule)
+        self._unnamed = unnamed_settings(optimizer)
 
     @property
     def is_configured_here(self) -> bool:
@@ -127,6 +135,7 @@ class ResumableModule(LightningModule, ABC):
             checkpoint["progress"] = {"batches": int(batches), "a_step": a_step, "ahead": ahead}
         if self.is_configured_here:
             checkpoint["optimizer"] = type(self.optimizers(use_pl_optimizer=False)).__name__
+            checkpoint["unnamed_settings"] = self._unnamed
             monitor, metrics = getattr(self.lr_schedulers(), "monitor", None), self.trainer.callback_metrics
             if monitor in metrics:
                 checkpoint["monitored"] = {monitor: metrics[monitor].detach().cpu()}
@@ -149,13 +158,14 @@ class ResumableModule(LightningModule, ABC):
             if self.trainer.state.fn == "fit":
                 self._compare_optimizers(checkpoint)
                 self._take_live_weights(checkpoint)
-                seed_order(_epoch_of_next_batch(checkpoint))
+                self._go_on_behind(checkpoint)
         self._schedule_states, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
         scores = checkpoint.get("train_scores", {})
         # Older checkpoints hold those of the first rank alone.
         of_ranks = scores if isinstance(scores, list) else [scores]
         self._scores_before = together(of_ranks[rank::ranks])
         self._monitored_before = checkpoint.get("monitored", {})
+        self._unnamed_before = checkpoint.get("unnamed_settings", [])
         self._progress_before, self._ahead = checkpoint.get("progress", {}), None
         # Of older checkpoints all epochs had one.
         self._validated = checkpoint.get("validated", True)
@@ -167,6 +177,24 @@ class ResumableModule(LightningModule, ABC):
             if key not in here and isinstance(state, dict) and state.get("live"):
                 checkpoint["state_dict"] = {**checkpoint["state_dict"], **state["live"]}
                 say(f"The checkpoint's weights are those of {key}: the run goes on from the trained ones beside them.")
+
+    def _go_on_behind(self, checkpoint: dict[str, Any]) -> None:
+        """Sees to the order of the images to come; says what was gathered for a step, and is in no checkpoint."""
+        loops = checkpoint.get("loops", {}).get("fit_loop", {})
+        epoch = loops.get("epoch_progress", {}).get("current", {"ready": 0, "processed": 0})
+        batch = loops.get("epoch_loop.batch_progress", {})
+        inside, done = epoch["ready"] > epoch["processed"], batch.get("current", {}).get("processed", 0)
+        if not inside or batch.get("is_last_batch"):
+            seed_order(epoch["processed"] + inside)
+            return
+        # Lightning begins a loader of one's own anew, and would give it the batches again that were just learnt.
+        seed_order(epoch["processed"], done)
+        a_step = checkpoint.get("progress", {}).get("a_step") or self.trainer.accumulate_grad_batches
+        if lost := done % a_step:
+            say(
+                f"The checkpoint was saved in the middle of a step: the gradients of {lost} of its {a_step} batches "
+                "are lost (a val_check_interval that accumulate_grad_batches divides keeps to whole steps)."
+            )
 
     def _compare_optimizers(self, checkpoint: dict[str, Any]) -> None:
         before, states = checkpoint.get("optimizer"), checkpoint.get("optimizer_states", [])
@@ -196,7 +224,6 @@ class ResumableModule(LightningModule, ABC):
         for name, value in self._monitored_before.items():
             self.trainer.callback_metrics.setdefault(name, value)
         ahead = self.steps_ahead
-        self._tell_of_lost_gradients()
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         if isinstance(optimizer, Optimizer) and self.is_configured_here:
             if self.trainer.global_step:
@@ -204,6 +231,7 @@ class ResumableModule(LightningModule, ABC):
                     (optimizer, schedule),
                     self.new_optimizer_and_schedule(),
                     self._schedule_states,
+                    self._unnamed_before,
                     self._epochs_of_schedule(),
                     self.trainer.global_step + ahead,
                 )
@@ -211,19 +239,3 @@ class ResumableModule(LightningModule, ABC):
             # As Lightning does.
             for config, state in zip(self.trainer.lr_scheduler_configs, self._schedule_states, strict=False):
                 config.scheduler.load_state_dict(state)
-
-    def _tell_of_lost_gradients(self) -> None:
-        """Of a checkpoint behind a validation that came while a step was gathering: it holds no gradients."""
-        batches, a_step = self._batches
-        _, batch = self._counts
-        if batch.processed < batches and (lost := batch.processed % a_step):
-            say(
-                f"The checkpoint was saved in the middle of a step: the gradients of {lost} of its {a_step} batches "
-                "are lost (a val_check_interval that accumulate_grad_batches divides keeps to whole steps)."
-            )
-
-
-def _epoch_of_next_batch(checkpoint: dict[str, Any]) -> int:
-    """That of the checkpoint; the next one where it was saved behind the last batch."""
-    batches = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
-    return int(checkpoint.get("epoch", 0)) + bool(batches.get("is_last_batch"))

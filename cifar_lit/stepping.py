@@ -28,13 +28,17 @@ def seed_batch(device: torch.device, epoch: int, batch: int, rank: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
-def seed_order(epoch: int) -> None:
+def seed_order(epoch: int, batches: int = 0) -> None:
     """Makes the order in which a DataLoader of one's own shuffles an epoch's images a function of seed and epoch alone.
 
     It asks torch's generator when the epoch begins, which in a resumed run would be as in the first one.
+
+    Args:
+        epoch: Counted from 0.
+        batches: Of the epoch that were learnt before, where the loader begins it anew: another order.
     """
     if "PL_GLOBAL_SEED" in os.environ:
-        seed_batch(torch.device("cpu"), epoch, -1, 0)
+        seed_batch(torch.device("cpu"), epoch, -1 - batches, 0)
 
 
 def weight_in_step(trainer: Trainer) -> float:

@@ -43,7 +43,7 @@ class CifarTrainer(Trainer):
                 less ends the command with exit code 1.
             ckpt_path: A checkpoint whose run's settings to take, where no --config is given.
         """
-        kept = data_in(load_checkpoint(Path(ckpt_path))) if ckpt_path is not None else None
+        kept = data_in(load_checkpoint(expanded(ckpt_path))) if ckpt_path is not None else None
         size = (kept or {}).get("image_size", getattr(datamodule, "image_size", 32))
         output = expanded(output) if output is not None else None
         summarize(model, size, format, output, max_params, min_receptive_field)
@@ -129,7 +129,7 @@ class CifarTrainer(Trainer):
             return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
         assert model is not None
         assert ckpt_path is not None
-        checkpoint = Path(ckpt_path)
+        checkpoint = expanded(ckpt_path)
         folder = _folder(output_dir, checkpoint, "pictures")
         class_names, normalize = preprocessing_in(load_weights(model, checkpoint), checkpoint)
         read = partial(decode, size=side_of_images(datamodule), formats=FORMATS)

@@ -87,15 +87,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_keeps_the_checkpoint_that_was_there(small_disk: Path) -> None:
     path, io = small_disk / "last.ckpt", AtomicCheckpointIO()
     io.save_checkpoint(BEFORE, path)
-    with pytest.raises(UserError, match=r"Cannot write the checkpoint .* make room .* go on with --ckpt_path last\."):
+    with pytest.raises(UserError, match=r"Cannot write the checkpoint .* make room .* go on with --ckpt_path last, or"):
         io.save_checkpoint({"weights": torch.zeros(100_000)}, path)
     assert saved_step(path) == 1
     assert [file.name for file in small_disk.iterdir()] == ["last.ckpt"]
-
-
-def test_a_disk_that_is_full_from_the_start_leaves_nothing_to_go_on_from(small_disk: Path) -> None:
-    with pytest.raises(UserError, match=r"make room or mend access, then begin again\."):
-        AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(100_000)}, small_disk / "last.ckpt")
 
 
 def test_any_file_that_a_full_disk_has_no_room_for_is_named(small_disk: Path) -> None:

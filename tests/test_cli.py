@@ -12,11 +12,13 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cifar_lit.callbacks.checkpoint import LastCheckpoint
 from cifar_lit.cli import DEFAULTS, main
+from cifar_lit.console import hush_libraries
 from cifar_lit.data import CIFAR10DataModule, DigitsDataModule
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
@@ -115,7 +118,7 @@ def test_losses_of_steps_that_gather_batches_are_those_of_batches() -> None:
     run = fit(*given, "--trainer.limit_train_batches=9", "--model.optimizer=SGD", "--model.optimizer.lr=0")
     events = EventAccumulator(str(run / "train")).Reload()
     steps = events.Scalars("step_loss")
-    assert [event.step for event in steps] == [1, 2, 3]
+    assert [event.step for event in steps] == [0, 1, 2]
     # That of each step's last batch; with weights that stay, all are near the mean.
     assert sum(event.value for event in steps) / 3 == pytest.approx(events.Scalars("loss")[0].value, rel=0.3)
 
@@ -404,8 +407,8 @@ def test_an_evaluation_stands_at_the_step_of_its_checkpoint() -> None:
     assert [(event.step, event.value) for event in again] == [(e.step, e.value) for e in (*before, before[-1])]
     assert [event.step for event in EventAccumulator(str(run / "test")).Reload().Scalars("loss")] == [5]
     images = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
-    assert {event.step for event in images.Images("test/confusion")} == {6}
-    assert {event.step for event in images.Images("val/confusion")} == {6}
+    assert {event.step for event in images.Images("test/confusion")} == {5}
+    assert {event.step for event in images.Images("val/confusion")} == {5}
 
 
 def write_images(side: int) -> None:
@@ -1064,4 +1067,23 @@ def test_a_disk_that_fills_while_curves_are_written_ends_in_a_line(
 
     monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.flush", full)
     said = failure(capsys, "fit", "--config=tiny.yaml", "--checkpoint.monitor=val/none")
-    assert re.search(r"Cannot write the curves in \S+version_0 \(No space left on device\): make room", said)
+    assert re.search(r"Cannot write \S+version_0 \(No space left on device\): make room", said)
+
+
+def test_only_the_thread_that_writes_curves_dies_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    for _ in range(2):
+        # Once, however often.
+        hush_libraries()
+
+    class _AsyncWriterThread(threading.Thread):
+        """Named as TensorBoard's."""
+
+    def ended(thread: threading.Thread) -> Any:
+        return SimpleNamespace(thread=thread, exc_type=OSError, exc_value=OSError(), exc_traceback=None)
+
+    threading.excepthook(ended(_AsyncWriterThread()))
+    assert told == []
+    threading.excepthook(other := ended(threading.Thread()))
+    assert told == [other]

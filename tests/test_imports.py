@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "weight_decay": {"errors", "parameter_kinds"},
     "scheduling": {"errors"},
     "stepping": set(),
-    "resumed_settings": {"schedules"},
+    "resumed_settings": {"plain", "schedules"},
     "resuming": {"console", "errors", "ranks", "resumed_settings", "scores", "stepping"},
     "classifier": {
         "classes",
@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "callbacks": {"classifier", "explain", "logger", "ranks", "stepping", *FOUNDATIONS},
     "commands": {"explain", "logger", *FOUNDATIONS},
     "trainer": {"commands", "data", *FOUNDATIONS},
-    "checkpoint_io": {"errors", "files", "runs"},
+    "checkpoint_io": {"errors", "files"},
     "allocator": set(),
     "spared_imports": set(),
     "parsing": set(),

@@ -443,7 +443,7 @@ def test_what_happened_before_a_checkpoint_is_in_the_curves_once_it_is_written(t
     fit(tmp_path, **trainer_options)
     assert sorted(before) == [2, 4, 6, 8, 10, 12]
     for steps, points in before.items():
-        assert [step for _, chart, step in points if chart == "run/learning_rate"] == list(range(1, steps + 1))
+        assert [step for _, chart, step in points if chart == "run/learning_rate"] == list(range(steps))
         of_epochs = [step for split, chart, step in points if (split, chart) == ("train", "loss")]
         assert of_epochs == [5, 11][: steps // 6], steps
     whole = scalars(folder)

@@ -117,6 +117,22 @@ def test_its_settings_are_those_of_the_run_that_goes_on(tmp_path: Path) -> None:
     assert group == (0.5, 0.8, 2 * IMAGES // 4)
 
 
+class Passing(SGD):
+    """Passes its arguments on under names of their own, as SAM does."""
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.01, **others: Any) -> None:
+        super().__init__(params, lr=lr)
+        self.defaults.update(others)
+        for group in self.param_groups:
+            group.update(others)
+
+
+def test_a_setting_that_no_argument_names_is_the_runs_too(tmp_path: Path) -> None:
+    fit(tmp_path, 1, optimizer=lambda params: Passing(params, rho=0.05, kept="a"))
+    _, trainer = fit(tmp_path, 2, last(tmp_path), optimizer=lambda params: Passing(params, rho=0.1, kept="a"))
+    assert [group["rho"] for group in trainer.optimizers[0].param_groups] == [0.1, 0.1]
+
+
 def test_a_loader_of_ones_own_goes_on_with_the_order_of_the_next_epoch(
     whole: tuple[DepthwiseNet, Trainer], tmp_path: Path
 ) -> None:
@@ -127,6 +143,24 @@ def test_a_loader_of_ones_own_goes_on_with_the_order_of_the_next_epoch(
     third = order(fit(tmp_path, 3, last(tmp_path))[1])
     assert {**first, **second, **third} == orders
     assert [*first, *second, *third] == [0, 1, 2]
+
+
+def test_inside_an_epoch_it_does_not_begin_with_the_images_that_were_just_learnt(
+    whole: tuple[DepthwiseNet, Trainer], tmp_path: Path
+) -> None:
+    fit(tmp_path, -1, max_steps=9)
+    # Lightning begins the loader anew, and takes what is left of the number of batches.
+    resumed = order(fit(tmp_path, 2, last(tmp_path))[1])[1]
+    assert len(resumed) == 3
+    assert resumed != order(whole[1])[1][:3]
+
+
+def test_behind_a_fit_that_is_over_the_next_epoch_is_the_next_one(
+    whole: tuple[DepthwiseNet, Trainer], tmp_path: Path
+) -> None:
+    _, trainer = fit(tmp_path, 2)
+    trainer.save_checkpoint(tmp_path / "over.ckpt")
+    assert order(fit(tmp_path / "behind", 3, tmp_path / "over.ckpt")[1]) == {2: order(whole[1])[2]}
 
 
 def test_without_a_seed_the_order_is_left_to_chance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,8 +181,12 @@ def test_gradients_that_a_checkpoint_does_not_hold_are_told_of(
     fit(tmp_path, 1, **gathered)
     assert "lost" not in capsys.readouterr().out
     fit(tmp_path / "behind", 1, tmp_path / "best-step=1.ckpt", **gathered)
-    said = capsys.readouterr().out
-    assert "middle of a step: the gradients of 2 of its 4 batches are lost" in said
+    assert "middle of a step: the gradients of 2 of its 4 batches are lost" in capsys.readouterr().out
+    # Whatever is gathered from now on.
+    fit(tmp_path / "other", 1, tmp_path / "best-step=1.ckpt", **{**gathered, "accumulate_grad_batches": 2})
+    assert "the gradients of 2 of its 4 batches are lost" in capsys.readouterr().out
+    fit(tmp_path / "end", 2, tmp_path / "best-step=3.ckpt", **{**gathered, "accumulate_grad_batches": 5})
+    assert "lost" not in capsys.readouterr().out
 
 
 def test_the_best_so_far_that_is_elsewhere_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

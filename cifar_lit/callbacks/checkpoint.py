@@ -77,7 +77,7 @@ class BestCheckpoint(ModelCheckpoint):
             paths = {key: state_dict[key] for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
             moved = {key: str(here / Path(path).name) if path else path for key, path in paths.items()}
             state_dict = {**state_dict, **moved, "dirpath": self.dirpath, "best_k_models": best}
-        elif path:
+        elif path and state_dict["best_model_score"] is not None:
             self._left_behind = Path(path).name, float(state_dict["best_model_score"])
         super().load_state_dict(state_dict)
 

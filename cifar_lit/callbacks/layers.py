@@ -3,7 +3,8 @@
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_lit.explain.layers import network_table
-from cifar_lit.logger import tensorboard_of
+from cifar_lit.files import writing
+from cifar_lit.logger import OTHERWISE, tensorboard_of
 
 
 class LayerPanel(Callback):
@@ -21,4 +22,5 @@ class LayerPanel(Callback):
             text = network_table(pl_module, size).to_markdown()
         except ValueError as error:
             text = f"No table of layers: {error}."
-        logger.experiment.add_text("layers", text, trainer.global_step)
+        with writing(logger.log_dir, OTHERWISE):
+            logger.experiment.add_text("layers", text, trainer.global_step)

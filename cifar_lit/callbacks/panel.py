@@ -145,7 +145,7 @@ class Panel(Callback, ABC):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the last validation where the run ended with it, but before its time."""
-        if self.record.step == trainer.global_step - 1:
+        if self.record.steps_taken == trainer.global_step:
             self._draw_pending(trainer, pl_module)
 
     def _is_time(self, trainer: Trainer) -> bool:

@@ -15,6 +15,7 @@ from cifar_lit.errors import UserError
 from cifar_lit.files import write_atomically
 from cifar_lit.ranks import of_all_ranks
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # An image's place in the data set, its label where it has one, and its probabilities.
 Row = tuple[int, int | None, list[float]]
 
@@ -22,8 +23,9 @@ Row = tuple[int, int | None, list[float]]
 class PredictionTable(Callback):
     """Writes ``predictions.csv``: a row an image with its index, true class, predicted class and probabilities.
 
-    Of a folder of images it has their files, too. Images of one's own DataLoader are numbered in its order; where a
-    batch holds no labels, int64 (n,), behind its images the true class is left empty.
+    Of a folder of images it has their files, too. Images of one's own DataLoader, of several the first, are numbered in
+    its order, in which Lightning deals them out to ranks. Where a batch holds no labels behind its images, int64 (n,)
+    in [0, num_classes), the true class is left empty.
 
     Expects `predict_step` to give probabilities, float (n, num_classes), as `Classifier` does; of other modules it says
     that nothing is written.
@@ -35,7 +37,11 @@ class PredictionTable(Callback):
     def __init__(self, folder: Path) -> None:
         self.path = folder / "predictions.csv"
         self._rows: list[Row] = []
-        self._seen = 0
+        self._seen = self._batches = 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets what was predicted before."""
+        self._rows, self._seen, self._batches = [], 0, 0
 
     def on_predict_batch_end(
         self,
@@ -46,7 +52,10 @@ class PredictionTable(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps a batch's rows."""
+        """Keeps a batch's rows, of the first loader."""
+        if dataloader_idx:
+            return
+        self._batches += 1
         if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
             return
         plan = getattr(trainer.predict_dataloaders, "plan", None)
@@ -67,7 +76,7 @@ class PredictionTable(Callback):
             raise UserError(
                 f"The network's output for {lost:,} of {len(rows):,} images is no number: training diverged."
             )
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not self._batches:
             return
         if not rows:
             say(
@@ -86,7 +95,8 @@ class PredictionTable(Callback):
             predicted = max(range(len(probabilities)), key=probabilities.__getitem__)
             file = [files[index]] if files is not None else []
             numbers = (f"{probability:.9g}" for probability in probabilities)
-            writer.writerow([index, *file, "" if label is None else classes[label], classes[predicted], *numbers])
+            true = classes[label] if label is not None and 0 <= label < len(classes) else ""
+            writer.writerow([index, *file, true, classes[predicted], *numbers])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, table.getvalue())
         say(f"Wrote {len(rows):,} predictions to {self.path}")
@@ -95,7 +105,7 @@ class PredictionTable(Callback):
 def _labels(batch: Any, count: int) -> Sequence[int | None]:
     """The labels of a batch's images, if it has any."""
     labels = batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
-    if isinstance(labels, torch.Tensor) and labels.shape == (count,) and not labels.is_floating_point():
+    if isinstance(labels, torch.Tensor) and labels.shape == (count,) and labels.dtype in INTEGERS:
         whole: list[int] = labels.tolist()
         return whole
     return [None] * count

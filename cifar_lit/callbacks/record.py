@@ -116,7 +116,7 @@ class Evaluated:
 
     Args:
         split: ``val`` or ``test``.
-        step: The last optimizer step before it, counted from 0.
+        step: At which it is logged: within a fit the last optimizer step before it, counted from 0.
         predictions: Of all images, in the order of their places.
         shown: Of the images that can be drawn.
         places: Of the images that can be drawn, int64 (n,), rising.
@@ -145,11 +145,12 @@ class Record:
     """Labels and logits of the newest pass over a split. They stay on the device until a panel asks for them.
 
     Attributes:
-        step: The last optimizer step before it, counted from 0.
+        step: At which it is logged: within a fit the last optimizer step before it, counted from 0.
+        steps_taken: Optimizer steps before it.
     """
 
     def __init__(self) -> None:
-        self._split, self.step = "", 0
+        self._split, self.step, self.steps_taken = "", 0, 0
         self._pictures: Pictures = KeptPictures(0, 1)
         self._batches: list[tuple[Places, Tensor, Tensor]] = []
         self._was_read = False
@@ -158,8 +159,9 @@ class Record:
 
     def begin(self, trainer: Trainer, split: str) -> None:
         """Forgets the pass before."""
-        # The last step before it, counted from 0: Lightning's metrics of the same pass stand there.
-        self._split, self.step = split, max(trainer.global_step - 1, 0)
+        # Where Lightning's metrics of the same pass stand.
+        self._split, self.step = split, trainer.fit_loop.epoch_loop._batches_that_stepped
+        self.steps_taken = trainer.global_step
         self._batches, self._was_read, self._evaluated = [], False, None
         datamodule = getattr(trainer, "datamodule", None)
         images = getattr(datamodule, f"{split}_images", None)

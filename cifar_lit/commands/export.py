@@ -1,5 +1,6 @@
 """A trained network as a file that runs without this project: ONNX, or torch.export."""
 
+import io
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -107,8 +108,7 @@ def export(
             if output_format not in ("both", "onnx" if name == ONNX else "torch"):
                 continue
             file = Path(folder) / name
-            with writing(output_dir / name):
-                run = save_and_load(network, torch.from_numpy(pixels[:1]), description, file)
+            run = save_and_load(network, torch.from_numpy(pixels[:1]), description, file)
             given = np.concatenate([run(pixels[batch]) for batch in batches])
             difference = np.abs(given - expected).max()
             # Said so that NaN fails, too.
@@ -158,7 +158,8 @@ def _onnx(
     )
     assert program is not None
     program.model.metadata_props.update({key: json.dumps(value) for key, value in description.items()})
-    program.save(path, external_data=False)
+    with writing(path):
+        program.save(path, external_data=False)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(["logits"], {"images": pixels})[0]
 
@@ -170,7 +171,11 @@ def _torch_export(
     network = network.to(memory_format=torch.contiguous_format)
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(network, (_several(example),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path, extra_files={DESCRIPTION: json.dumps(description)})
+    # Written by torch itself, a full disk ends the process.
+    whole = io.BytesIO()
+    torch.export.save(program, whole, extra_files={DESCRIPTION: json.dumps(description)})
+    with writing(path):
+        path.write_bytes(whole.getvalue())
     loaded = torch.export.load(path).module()
     return lambda pixels: loaded(torch.from_numpy(pixels)).detach().numpy()
 

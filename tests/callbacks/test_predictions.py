@@ -17,7 +17,7 @@ from cifar_lit.errors import UserError
 
 def written(folder: Path, rows: list[Row], **data: Any) -> list[list[str]]:
     table = PredictionTable(folder)
-    table._rows = rows
+    table._rows, table._batches = rows, 1
     trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=SimpleNamespace(class_names=("cat", "dog"), **data))
     table.on_predict_end(trainer, None)  # type: ignore[arg-type]
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
@@ -81,11 +81,34 @@ def test_images_of_a_loader_of_ones_own_are_numbered_in_its_order(tmp_path: Path
     ]
 
 
-def test_images_without_labels_are_predicted_all_the_same(tmp_path: Path) -> None:
-    predict(tmp_path, IMAGES)
+@pytest.mark.parametrize(
+    "beside", [[], [torch.tensor([100, 101, -1, 103, 104, 105])], [torch.rand(6)], [torch.ones(6) > 0]]
+)
+def test_images_without_labels_are_predicted_all_the_same(tmp_path: Path, beside: list[torch.Tensor]) -> None:
+    predict(tmp_path, IMAGES, *beside)
     with (tmp_path / "predictions.csv").open(newline="", encoding="utf-8") as file:
         _, *rows = csv.reader(file)
     assert [row[1:3] for row in rows] == [["", predicted] for predicted in "201120"]
+
+
+def test_ranks_are_dealt_images_in_turn(tmp_path: Path) -> None:
+    table = PredictionTable(tmp_path)
+    module: Any = None
+    for rank in (0, 1):
+        trainer: Any = SimpleNamespace(predict_dataloaders=None, world_size=2, global_rank=rank)
+        for rows in ([[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0]]):
+            table.on_predict_batch_end(trainer, module, torch.tensor(rows), None, 0)
+        assert [index for index, *_ in table._rows] == [rank, rank + 2, rank + 4]
+        table.on_predict_start(trainer, module)
+
+
+def test_of_several_loaders_the_first_is_written(tmp_path: Path) -> None:
+    table = PredictionTable(tmp_path)
+    module: Any = None
+    trainer: Any = SimpleNamespace(predict_dataloaders=None, world_size=1, global_rank=0, is_global_zero=True)
+    for loader in (0, 1):
+        table.on_predict_batch_end(trainer, module, torch.tensor([[1.0, 0.0]]), None, 0, loader)
+    assert len(table._rows) == 1
 
 
 def test_a_module_without_probabilities_is_told_that_nothing_is_written(
