@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.accuracy import all_settings_of, file_of, teacher_of
-from benchmarks.measure import REPOSITORY, now, origin, parser, read, run, save
+from benchmarks.measure import REPOSITORY, noise, now, origin, parser, read, run, save
 from cifar_lit.console import hush_libraries
 from cifar_lit.explain.layers import LayerTable, network_table
 
@@ -102,7 +102,7 @@ def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int,
         epochs: Including the first, which does not count.
         images: In the data set.
     """
-    data = ["--data=benchmarks.measure.NoiseDataModule", f"--data.images={images}", "--data.val_size=0"]
+    data = [*noise(images), "--data.val_size=0"]
     length = [f"--trainer.max_epochs={epochs}", "--trainer.limit_val_batches=0"]
     length += [f"--trainer.limit_train_batches={steps}"] if steps is not None else []
     teacher, answers = teacher_of(file_of(recipe)), 0

@@ -2,13 +2,13 @@
 
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import accuracy, epoch_limit, input_pipeline, step_parts, training_loop
-from benchmarks.measure import REPOSITORY, images_of, run
+from benchmarks.measure import REPOSITORY, images_of, noise, run
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
 
 CONFIGS = REPOSITORY / "configs"
@@ -92,8 +92,7 @@ class Settings:
     @property
     def data(self) -> list[str]:
         """Options for the data."""
-        noise = ["--data=benchmarks.measure.NoiseDataModule", f"--data.images={self.sizes.images}"]
-        return images_of(self.data_root) or noise
+        return images_of(self.data_root) or noise(self.sizes.images)
 
 
 # A part gives its figures again and again, each time with more in them.
@@ -116,22 +115,28 @@ def of_training_loop(given: Settings) -> Part:
 
 def of_epochs(given: Settings) -> Part:
     """`benchmarks.epoch_limit` of several ways to run a recipe."""
-    figures = {}
-    for name, (recipe, options) in EPOCHS_OF.items():
-        further = [*options, *given.sizes.every]
-        figures[name] = epoch_limit.measure(recipe, further, *given.sizes.epochs, given.sizes.images)
-        print(name, figures[name], flush=True)
-        yield figures
+    sizes = given.sizes
+    return _of_recipes(
+        EPOCHS_OF, given, lambda recipe, further: epoch_limit.measure(recipe, further, *sizes.epochs, sizes.images)
+    )
 
 
 def of_steps(given: Settings) -> Part:
     """`benchmarks.step_parts` of the README's rows: what would have to be faster."""
+    sizes = given.sizes
+    return _of_recipes(
+        [*EPOCHS_OF][:2],
+        given,
+        lambda recipe, further: step_parts.measure(recipe, further, sizes.steps, sizes.images),
+    )
+
+
+def _of_recipes(names: Iterable[str], given: Settings, measure: Callable[[str, Sequence[str]], dict[str, Any]]) -> Part:
+    """Measures ways to run a recipe, one after another."""
     figures = {}
-    for name in list(EPOCHS_OF)[:2]:
+    for name in names:
         recipe, options = EPOCHS_OF[name]
-        figures[name] = step_parts.measure(
-            recipe, [*options, *given.sizes.every], given.sizes.steps, given.sizes.images
-        )
+        figures[name] = measure(recipe, [*options, *given.sizes.every])
         print(name, figures[name], flush=True)
         yield figures
 

@@ -130,6 +130,11 @@ def images_of(folder: str | None) -> list[str]:
     return ["--data=ImageFolderDataModule", f"--data.root={Path(folder).resolve()}"] if folder else []
 
 
+def noise(images: int) -> list[str]:
+    """The options that put so many random images in the place of a recipe's data."""
+    return ["--data=benchmarks.measure.NoiseDataModule", f"--data.images={images}"]
+
+
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the option that all share."""
     # Abbreviations would take options away from `fit`.

@@ -18,7 +18,7 @@ from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
 
 from benchmarks.accuracy import file_of
-from benchmarks.measure import parser, run, save
+from benchmarks.measure import noise, parser, run, save
 from benchmarks.step_clock import PROFILED, WARM_UP, StepClock
 from cifar_lit.console import hush_libraries
 
@@ -77,7 +77,7 @@ def measure(recipe: str, further: Sequence[str], steps: int, images: int) -> dic
         images: In the data set.
     """
     counters.clear()
-    data = ["--data=benchmarks.measure.NoiseDataModule", f"--data.images={images}", "--data.val_size=0"]
+    data = [*noise(images), "--data.val_size=0"]
     length = ["--trainer.max_epochs=2", f"--trainer.limit_train_batches={steps}", "--trainer.limit_val_batches=0"]
     watched = "--trainer.callbacks+=benchmarks.step_clock.StepClock"
     with tempfile.TemporaryDirectory() as folder:

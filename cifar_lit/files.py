@@ -21,12 +21,10 @@ def ready_to_write(folder: Path, otherwise: str = "name another folder") -> None
         UserError: It cannot.
     """
     probe = folder / f".{os.getpid()}.tmp"
-    try:
+    with writing(f"to {folder}", otherwise):
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot write to {folder} ({error.strerror}): {otherwise}.") from error
 
 
 def expanded(path: str | Path) -> Path:
@@ -72,11 +70,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def writing(path: str | Path, otherwise: str = "make room, or name another place") -> Iterator[None]:
+def writing(what: str | Path, otherwise: str = "make room, or name another place") -> Iterator[None]:
     """Names the file where one cannot be written, as on a full disk.
 
     Args:
-        path: The file, or the folder of several.
+        what: The file, or the folder of several.
         otherwise: What to do.
 
     Raises:
@@ -86,7 +84,7 @@ def writing(path: str | Path, otherwise: str = "make room, or name another place
         yield
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"Cannot write {path} ({reason}): {otherwise}.") from error
+        raise UserError(f"Cannot write {what} ({reason}): {otherwise}.") from error
 
 
 @contextlib.contextmanager

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from pytorch_lightning import Trainer
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.plugins.layer_sync import LayerSync
@@ -32,6 +34,18 @@ def share_of_ranks(images: int, device: torch.device) -> Tensor:
     total = torch.full((), float(images), device=device)
     dist.all_reduce(total)
     return images * dist.get_world_size() / total
+
+
+def dealt_in_turn(seen: int, count: int, rank: int, ranks: int) -> NDArray[np.int64]:
+    """Places in a data set of a rank's next images, int64 (count,), where ranks take turns as in a DistributedSampler.
+
+    Args:
+        seen: Images that the rank has had.
+        count: That it is given.
+        rank: From 0.
+        ranks: How many there are.
+    """
+    return np.arange(seen, seen + count) * ranks + rank
 
 
 def of_all_ranks(value: Any) -> list[Any]:

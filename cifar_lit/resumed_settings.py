@@ -49,11 +49,11 @@ def take_settings(
             for _ in range(epochs if getattr(schedule, "interval", "step") == "epoch" else steps):
                 fresh_schedule.step()
         schedule.load_state_dict(fresh_schedule.state_dict())
+    unnamed = _unnamed(fresh_optimizer)
     for i, (group, fresh_group) in enumerate(zip(optimizer.param_groups, fresh_optimizer.param_groups, strict=True)):
         before = unnamed_before[i] if i < len(unnamed_before) else {}
         # What has changed since is no setting, but what the optimizer has found out.
-        unnamed = _unnamed(fresh_optimizer) & group.keys()
-        found_out = {name for name in unnamed if name not in before or before[name] != group[name]}
+        found_out = {name for name in unnamed & group.keys() if name not in before or before[name] != group[name]}
         group.update({name: value for name, value in fresh_group.items() if name not in found_out | {"params"}})
 
 

@@ -13,7 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from cifar_lit.console import printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.files import write_atomically
-from cifar_lit.ranks import of_all_ranks
+from cifar_lit.ranks import dealt_in_turn, of_all_ranks
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 # An image's place in the data set, its label where it has one, and its probabilities.
@@ -62,9 +62,7 @@ class PredictionTable(Callback):
         if plan is not None:
             indices = plan.key(0, batch_idx).indices.tolist()
         else:
-            # Ranks take turns, as in Lightning's sampler.
-            places = range(self._seen, self._seen + len(outputs))
-            indices = [place * trainer.world_size + trainer.global_rank for place in places]
+            indices = dealt_in_turn(self._seen, len(outputs), trainer.global_rank, trainer.world_size).tolist()
             self._seen += len(outputs)
         self._rows += zip(indices, _labels(batch, len(outputs)), outputs.tolist(), strict=True)
 

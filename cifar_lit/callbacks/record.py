@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cifar_lit.console import printable, say
 from cifar_lit.explain.scoring import Predictions
-from cifar_lit.ranks import of_all_ranks
+from cifar_lit.ranks import dealt_in_turn, of_all_ranks
 
 Places = NDArray[np.int64]
 
@@ -85,7 +85,7 @@ class KeptPictures:
 
     def note(self, batch_idx: int, images: Tensor) -> Places:
         """Keeps images, and counts on."""
-        places: Places = np.arange(self._seen, self._seen + len(images)) * self._world_size + self._rank
+        places: Places = dealt_in_turn(self._seen, len(images), self._rank, self._world_size)
         self._seen += len(images)
         if self._rank == 0 and batch_idx % self._every == 0 and len(self._places) < self._most:
             # A copy: a view would keep the whole batch.
