@@ -45,6 +45,7 @@ class CurvesLogger(TensorBoardLogger):
         self._writers: dict[str, SummaryWriter] = {}
         # The step and value that was last logged under a name.
         self._logged: dict[str, tuple[int | None, float]] = {}
+        self._made: Path | None = None
 
     def _get_next_version(self) -> int:
         """Makes the folder of a new run, and gives its number: of several that begin at once each has its own."""
@@ -56,7 +57,8 @@ class CurvesLogger(TensorBoardLogger):
         ready_to_write(runs, "give another --trainer.default_root_dir, or --trainer.logger=false")
         while True:
             with contextlib.suppress(FileExistsError):
-                (runs / f"version_{number}").mkdir()
+                (made := runs / f"version_{number}").mkdir(parents=True)
+                self._made = made
                 return number
             number += 1
 
@@ -100,13 +102,17 @@ class CurvesLogger(TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Writes out what is pending and closes the files."""
+        """Writes out what is pending and closes the files; a run that failed before it wrote any leaves no folder."""
         # What ended the run is to be told, and not that the disk is full, too.
         with contextlib.suppress(UserError) if status == "failed" else contextlib.nullcontext(), self._writing():
             super().finalize(status)
             for writer in self._writers.values():
                 writer.flush()
                 writer.close()
+        if status == "failed" and self._made is not None:
+            for folder in (self._made, self._made.parent):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
 def tensorboard_of(trainer: Trainer) -> TensorBoardLogger | None:

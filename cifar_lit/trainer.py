@@ -21,6 +21,14 @@ from cifar_lit.runs import BEST, LAST, data_in, find_checkpoint, load_checkpoint
 class CifarTrainer(Trainer):
     """Lightning's Trainer, with the further commands of the command line as methods."""
 
+    def validate(self, *args: Any, **kwargs: Any) -> Any:
+        """Measures a trained network on the images that were held out from its training."""
+        return super().validate(*args, **kwargs)
+
+    def test(self, *args: Any, **kwargs: Any) -> Any:
+        """Measures a trained network on the test split."""
+        return super().test(*args, **kwargs)
+
     def summary(
         self,
         model: LightningModule,

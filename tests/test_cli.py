@@ -29,7 +29,7 @@ from pytorch_lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_lit.callbacks.checkpoint import LastCheckpoint
-from cifar_lit.cli import DEFAULTS, main
+from cifar_lit.cli import DEFAULTS, CifarCLI, main
 from cifar_lit.console import hush_libraries
 from cifar_lit.data import CIFAR10DataModule, DigitsDataModule
 from cifar_lit.data.image_folder import decode
@@ -574,6 +574,24 @@ def test_runs_that_begin_at_once_have_a_folder_each(tmp_path: Path) -> None:
     assert all(folder.is_dir() for folder in folders)
 
 
+def test_a_run_that_failed_before_it_began_leaves_no_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: DigitsDataModule) -> None:
+        raise UserError("The archive is not to be had.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DigitsDataModule, "prepare_data", fail)
+        assert "not to be had" in failure(capsys, "fit", "--config", "tiny.yaml")
+        assert not Path("lightning_logs/tiny").exists()
+        Path("lightning_logs/tiny/version_4").mkdir(parents=True)
+        failure(capsys, "fit", "--config", "tiny.yaml")
+        assert [run.name for run in Path("lightning_logs/tiny").iterdir()] == ["version_4"]
+    # What fails later has something to tell.
+    failure(capsys, "fit", "--config", "tiny.yaml", "--model.optimizer.lr=1e30", "--trainer.precision=32-true")
+    assert Path("lightning_logs/tiny/version_5/config.yaml").is_file()
+
+
 def test_a_run_that_only_tries_leaves_no_folder() -> None:
     main(["fit", "--config", "tiny.yaml", "--trainer.fast_dev_run=true"])
     assert not Path("lightning_logs").exists()
@@ -986,6 +1004,14 @@ def test_help_needs_no_run(command: str, capsys: pytest.CaptureFixture[str]) -> 
         main([command, "--model.help", "DepthwiseNet"])
     assert caught.value.code == 0
     assert "Channels of the blocks of each stage" in capsys.readouterr().out
+
+
+def test_help_says_what_a_command_does_in_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in CifarCLI.subcommands():
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        _, description, _ = capsys.readouterr().out.split("\n\n", 2)
+        assert description.endswith(".")
 
 
 def test_help_of_a_model_lists_its_own_and_shared_arguments(capsys: pytest.CaptureFixture[str]) -> None:
