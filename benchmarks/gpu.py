@@ -7,7 +7,7 @@
 Each part is a process of its own: what fails or takes too long is noted, and the next one begins. The result is
 written after each. FIT OPTIONS go to the runs of `accuracy`.
 
-- input_pipeline, training_loop: as the benchmarks of these names.
+- input_pipeline, training_loop: as the benchmarks of these names, the latter with `benchmarks.loop_overhead`.
 - epochs: seconds an epoch of 50,000 images in steady state, as `benchmarks.epoch_limit`.
 - steps: where the time of a step goes, as `benchmarks.step_parts`.
 - race: configs/speed.yaml and the program airbench94_muon.py (https://github.com/KellerJordan/cifar10-airbench),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import accuracy, epoch_limit, input_pipeline, step_parts, training_loop
+from benchmarks import accuracy, epoch_limit, input_pipeline, loop_overhead, step_parts, training_loop
 from benchmarks.measure import REPOSITORY, images_of, noise, run
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
 
@@ -37,7 +37,8 @@ class Sizes:
     Attributes:
         pipeline: Images, rounds and least seconds of `input_pipeline`.
         loops: Batch sizes and steps of `training_loop`.
-        rounds: Of `training_loop`.
+        overhead: Batch size, steps and images of `loop_overhead`.
+        rounds: Of both.
         steps: Of an epoch of `step_parts`.
         epochs: Steps (None for all) and number of epochs of `epochs`.
         images: Of noise, where no folder is given.
@@ -47,6 +48,7 @@ class Sizes:
 
     pipeline: tuple[int, int, float] = (10_000, 3, 0.5)
     loops: tuple[tuple[int, int], ...] = ((1024, 35), (128, 300))
+    overhead: tuple[int, int, int] = (loop_overhead.BATCH_SIZE, loop_overhead.STEPS, loop_overhead.IMAGES)
     rounds: int = 3
     steps: int = 45
     epochs: tuple[int | None, int] = (None, 5)
@@ -58,6 +60,7 @@ class Sizes:
 TINY = Sizes(
     pipeline=(16, 1, 0.01),
     loops=((4, 2),),
+    overhead=(4, 2, 40),
     rounds=1,
     steps=16,
     epochs=(1, 2),
@@ -106,11 +109,13 @@ def of_input_pipeline(given: Settings) -> Part:
 
 
 def of_training_loop(given: Settings) -> Part:
-    """`benchmarks.training_loop` at several batch sizes."""
-    figures = {}
+    """`benchmarks.training_loop` at several batch sizes, and `benchmarks.loop_overhead`."""
+    figures: dict[str, Any] = {}
     for batch_size, steps in given.sizes.loops:
         figures[f"batch {batch_size}"] = training_loop.measure(given.data, given.sizes.rounds, batch_size, steps)
         yield figures
+    figures["overhead"] = loop_overhead.measure(given.sizes.rounds, *given.sizes.overhead)
+    yield figures
 
 
 def of_epochs(given: Settings) -> Part:

@@ -3,10 +3,12 @@
     python -m benchmarks.training_loop [--images FOLDER] [--rounds 15] [--batch_size 128] [--steps 20]
 
 The conventional script is what tutorials write: float32, NCHW, a torchvision pipeline on PIL images in two DataLoader
-workers, and the loss read at every step. All three train the same ResNet-20 on the same images, in turns of some steps.
+workers, and the loss read at every step. All three train the same ResNet-20 on the same images, in turns of some steps;
+`fit` and the bare loop with the recipe's optimizer.
 """
 
 import contextlib
+import copy
 import multiprocessing
 import os
 import pty
@@ -14,7 +16,7 @@ import resource
 import statistics
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from itertools import count
@@ -32,6 +34,7 @@ from torchvision import transforms as T
 from benchmarks.measure import REPOSITORY, images_of, now, parser, ratio, save
 from benchmarks.turns import Turns, turn
 from cifar_lit.callbacks.progress import EpochProgress
+from cifar_lit.classifier import Classifier
 from cifar_lit.cli import CifarCLI
 from cifar_lit.console import hush_libraries
 from cifar_lit.data import ImageDataModule
@@ -43,13 +46,12 @@ RECIPE = str(REPOSITORY / "configs" / "resnet20.yaml")
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 
 
-def bare(data: ImageDataModule, device: torch.device) -> Iterator[int]:
-    """The same batches and network in a loop of a dozen lines; an item a step, its number of images."""
+def bare(model: Classifier, data: ImageDataModule, device: torch.device) -> Iterator[int]:
+    """A model's network, optimizer and batches in a loop of a dozen lines; an item a step, its number of images."""
     dtype = DTYPES[choose_precision("auto")[0]]
     seed_everything(42)
-    net = CifarResNetV1(20).to(device).to(memory_format=torch.channels_last)
-    # Fused, as the recipe's.
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    model = copy.deepcopy(model).to(device)
+    net, optimizer = model.net, model.new_optimizer()
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10**6)
     # Once, as Lightning does.
     loader = data.train_dataloader()
@@ -152,32 +154,55 @@ def bar_seconds(steps: int = 20_000) -> float:
     return seconds / steps
 
 
-def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: int) -> dict[str, Any]:
-    """Speeds of the three, their medians and what they are beside one another."""
+def in_turns(
+    options: Sequence[str],
+    rounds: int,
+    steps: int,
+    further: Mapping[str, Callable[[Images, torch.device], Callable[[int], float]]],
+) -> dict[str, list[float]]:
+    """Images/s of `fit` and of the bare loop, in turns.
+
+    Args:
+        options: For `fit`.
+        rounds: Turns of each that count.
+        steps: Of a turn.
+        further: What else has turns, by name: made of the training images and the device.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    arguments = ["fit", f"--config={RECIPE}", *data_options, "--data.val_size=0.1", f"--data.batch_size={batch_size}"]
     # As many epochs as it takes.
-    arguments += ["--trainer.max_epochs=1000000", "--trainer.limit_val_batches=1"]
+    arguments = [
+        "fit",
+        *options,
+        "--data.val_size=0.1",
+        "--trainer.max_epochs=1000000",
+        "--trainer.limit_val_batches=1",
+    ]
     counted = ["--trainer.callbacks+=benchmarks.turns.Turns", f"--trainer.callbacks.steps={steps}"]
     counted += [f"--trainer.callbacks.rounds={rounds}"]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process,
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         arguments += [f"--trainer.default_root_dir={folder}"]
-        data: ImageDataModule = CifarCLI([*arguments, "--trainer.fast_dev_run=1"]).datamodule
-        assert data.train_images is not None
-        process.submit(Elsewhere.begin, data.train_images, batch_size, device).result()
-        loop = bare(data, device)
-        Turns.others = {
-            "bare loop": lambda steps: turn(loop, steps),
-            "conventional": lambda steps: process.submit(Elsewhere.turn, steps).result(),
-        }
+        tried = CifarCLI([*arguments, "--trainer.fast_dev_run=1"])
+        loop = bare(tried.model, tried.datamodule, device)
+        others = {name: make(tried.datamodule.train_images, device) for name, make in further.items()}
+        Turns.others = {"bare loop": lambda steps: turn(loop, steps), **others}
         try:
             trainer = CifarCLI([*arguments, *counted]).trainer
         finally:
             Turns.others = {}
-        speeds = next(c for c in trainer.callbacks if isinstance(c, Turns)).speeds  # type: ignore[attr-defined]
+    speeds: dict[str, list[float]] = next(c for c in trainer.callbacks if isinstance(c, Turns)).speeds  # type: ignore[attr-defined]
+    return speeds
+
+
+def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: int) -> dict[str, Any]:
+    """Speeds of the three, their medians and what they are beside one another."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+
+        def script(images: Images, device: torch.device) -> Callable[[int], float]:
+            process.submit(Elsewhere.begin, images, batch_size, device).result()
+            return lambda steps: process.submit(Elsewhere.turn, steps).result()
+
+        options = [f"--config={RECIPE}", *data_options, f"--data.batch_size={batch_size}"]
+        speeds = in_turns(options, rounds, steps, {"conventional": script})
     return {
         "what": f"ResNet-20, batch {batch_size}, images/s in steady state; crop and flip",
         "images_per_second": speeds,

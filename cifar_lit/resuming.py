@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any
 
-from pytorch_lightning import LightningModule
 from pytorch_lightning.plugins import DoublePrecision
 from torch import Tensor
 from torch.optim import Optimizer
@@ -12,13 +11,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
+from cifar_lit.hooks import QuicklyNoted
 from cifar_lit.ranks import of_all_ranks
 from cifar_lit.resumed_settings import take_settings, unnamed_settings
 from cifar_lit.scores import Counted, Scores, together
 from cifar_lit.stepping import seed_order
 
 
-class ResumableModule(LightningModule, ABC):
+class ResumableModule(QuicklyNoted, ABC):
     """Goes on from a checkpoint as if nothing had been, where its settings are still the same.
 
     Attributes:

@@ -54,12 +54,34 @@ class MeanLoss(Metric):
             self.total += loss.where(~exact, 0).sum()
             self.count += len(loss)
         else:
-            self.total += loss.to(self.total.dtype) * images
-            self.count += images
+            # In place: a module looks long at what is set on it.
+            self.total.add_(loss.to(self.total.dtype) * images)
+            self.count.add_(images)
 
     def compute(self) -> Tensor:
         """The mean so far."""
         return (self.units / UNITS + self.total) / self.count
+
+
+class TopAccuracy(MulticlassAccuracy):
+    """Share of images whose class has the highest logit, counted in five operations instead of some thirty.
+
+    States and figure are those of torchmetrics' micro average of the first guess, but for ``fp`` and ``tn``, which it
+    has no use for and which stay 0.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        # Validating arguments would read them back.
+        super().__init__(num_classes, average="micro", validate_args=False)
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Counts logits (n, num_classes) beside labels int64 (n,)."""
+        right = (preds.argmax(dim=1) == target).sum()
+        self.tp.add_(right)  # type: ignore[union-attr]
+        self.fn.add_(len(target) - right)  # type: ignore[union-attr]
 
 
 class Scores(nn.Module):
@@ -72,13 +94,11 @@ class Scores(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
 
-        def accuracy(top_k: int) -> MulticlassAccuracy:
-            # The micro average is the share of images that are right. Validating arguments would read them back.
-            return MulticlassAccuracy(num_classes, average="micro", top_k=top_k, validate_args=False)
-
         self.loss = MeanLoss()
-        self.accuracy = accuracy(1)
-        self.accuracy_top5 = accuracy(5) if num_classes >= TOP5_FROM_CLASSES else None
+        self.accuracy = TopAccuracy(num_classes)
+        self.accuracy_top5: MulticlassAccuracy | None = None
+        if num_classes >= TOP5_FROM_CLASSES:
+            self.accuracy_top5 = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Counts a batch: its mean loss () or its images' (n,), logits (n, num_classes) and labels int64 (n,)."""

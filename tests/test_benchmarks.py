@@ -28,6 +28,7 @@ from benchmarks import (
     gpu_parts,
     gpu_speed,
     input_pipeline,
+    loop_overhead,
     measure,
     step_clock,
     step_parts,
@@ -222,6 +223,35 @@ def test_training_loop(tmp_path: Path, image_folder: Callable[..., Path]) -> Non
     assert all(speed > 1 for speed in speeds.values())
     assert {path.name for path in tmp_path.iterdir()} == {"images", "results"}
     assert found["fit_over_bare_loop"] == pytest.approx(speeds["fit"] / speeds["bare loop"], rel=0.1)
+
+
+@pytest.mark.slow
+def test_loop_overhead(tmp_path: Path) -> None:
+    loop_overhead.main(["--rounds=3", "--batch_size=4", "--steps=4", "--images=60", f"--output={tmp_path}"])
+    found = result(tmp_path, "loop_overhead-cpu")
+    medians = found["median_milliseconds"]
+    assert 0 < medians["bare loop"] < medians["fit"]
+    assert found["fit_adds_milliseconds"] == pytest.approx(medians["fit"] - medians["bare loop"])
+    assert [len(values) for values in found["milliseconds"].values()] == [3, 3]
+
+
+def test_a_bare_loop_has_the_optimizer_of_the_recipe() -> None:
+    made = []
+
+    class Noted(torch.optim.SGD):
+        def __init__(self, groups: Any) -> None:
+            super().__init__(groups, lr=0.1, momentum=0.9)
+            made.append(self)
+
+    model = loop_overhead.MeanColourClassifier(optimizer=Noted)
+    data = measure.NoiseDataModule(images=40, batch_size=4, val_size=0)
+    data.prepare_data()
+    data.setup("fit")
+    weights = model.net.head.weight.detach().clone()
+    assert next(training_loop.bare(model, data, torch.device("cpu"))) == 4
+    assert len(made[0].state) == 2  # of weights and biases, behind a step
+    # What `fit` trains stays as it is.
+    assert torch.equal(model.net.head.weight, weights)
 
 
 def test_traffic_counts_passes_over_maps() -> None:

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, IterableDataset
+from torchmetrics.classification import MulticlassAccuracy
 
 from cifar_lit.classifier import Classifier
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNet18, ResNetV1
 from cifar_lit.schedules import InverseTime, OneCycle, Plateau, Triangular
-from cifar_lit.scores import MeanLoss, Scores, together
+from cifar_lit.scores import MeanLoss, Scores, TopAccuracy, together
 from cifar_lit.weight_decay import split_by_decay
 
 
@@ -47,6 +48,23 @@ class Rates(Callback):
 def trainer(folder: Path, **kwargs: Any) -> Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     return Trainer(default_root_dir=folder, **{**quiet, "enable_checkpointing": False, "max_epochs": 1, **kwargs})
+
+
+def test_accuracy_is_that_of_torchmetrics_whatever_the_logits() -> None:
+    ours = TopAccuracy(num_classes=7)
+    theirs = MulticlassAccuracy(num_classes=7, average="micro", validate_args=False)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 5, 64):
+        # Rounded, many logits are equal; one image has none that is a number.
+        logits = torch.randn(size, 7, generator=generator).round().bfloat16()
+        logits[0] = math.nan
+        labels = torch.randint(0, 7, (size,), generator=generator)
+        ours.update(logits, labels)
+        theirs.update(logits, labels)
+        assert ours.compute() == theirs.compute()
+    assert 0 < ours.compute() < 1
+    # What a checkpoint of one holds is taken up by the other.
+    assert (ours.tp, ours.fn) == (theirs.tp, theirs.fn)
 
 
 @pytest.mark.parametrize("shift", [0, 1000])

@@ -22,11 +22,13 @@ def may_pause(trainer: Trainer, batch_idx: int) -> bool:
     Not where a step is still gathering gradients, which no checkpoint holds; nor where validation or the epoch's
     figures follow, which the run that goes on would leave out.
     """
+    if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        return False
     across_epochs = trainer.check_val_every_n_epoch is None
     done = (trainer.fit_loop.total_batch_idx if across_epochs else batch_idx) + 1
-    in_this_epoch = trainer.fit_loop.epoch_loop._should_check_val_epoch()
-    validates = in_this_epoch and done % (trainer.val_check_batch or math.inf) == 0
-    return not trainer.is_last_batch and not validates and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    # The last question takes the longest.
+    is_time = done % (trainer.val_check_batch or math.inf) == 0
+    return not (is_time and trainer.fit_loop.epoch_loop._should_check_val_epoch())
 
 
 def ends_here(trainer: Trainer) -> bool:
@@ -98,7 +100,8 @@ class Stops(Callback):
     ) -> None:
         """Stops here, or behind the next batch that allows it. After an epoch's last one validation comes first."""
         self.stepped = True
-        if not may_pause(trainer, batch_idx):
+        # Of several ranks another one may have heard it.
+        if (self._signal is None and trainer.world_size == 1) or not may_pause(trainer, batch_idx):
             return
         self._pauses += 1  # alike on all ranks
         if trainer.world_size > 1 and self._pauses % STEPS_BETWEEN_QUESTIONS:
