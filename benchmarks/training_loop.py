@@ -8,7 +8,6 @@ workers, and the loss read at every step. All three train the same ResNet-20 on 
 """
 
 import contextlib
-import copy
 import multiprocessing
 import os
 import pty
@@ -26,7 +25,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pytorch_lightning import seed_everything
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms as T
@@ -47,11 +45,9 @@ DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": to
 
 
 def bare(model: Classifier, data: ImageDataModule, device: torch.device) -> Iterator[int]:
-    """A model's network, optimizer and batches in a loop of a dozen lines; an item a step, its number of images."""
+    """Trains a model's network with its optimizer in a loop of a dozen lines; an item a step, its number of images."""
     dtype = DTYPES[choose_precision("auto")[0]]
-    seed_everything(42)
-    model = copy.deepcopy(model).to(device)
-    net, optimizer = model.net, model.new_optimizer()
+    net, optimizer = model.to(device).train().net, model.new_optimizer()
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10**6)
     # Once, as Lightning does.
     loader = data.train_dataloader()

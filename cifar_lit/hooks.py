@@ -24,12 +24,13 @@ def leave_out_empty_hooks(callbacks: Iterable[Callback]) -> None:
     callable it passes over.
 
     Args:
-        callbacks: Of the trainer. Their own attributes are set; their classes stay as they are.
+        callbacks: Of the trainer. Each gets attributes of its own; the classes stay as they are.
     """
     for callback in callbacks:
         for name in OF_EVERY_BATCH:
             if getattr(callback, name, None) == getattr(Callback, name).__get__(callback):
-                setattr(callback, name, None)
+                # Some let nothing be set.
+                vars(callback)[name] = None
 
 
 class Unprofiled(PassThroughProfiler):
