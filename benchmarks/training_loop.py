@@ -4,7 +4,7 @@
 
 The conventional script is what tutorials write: float32, NCHW, a torchvision pipeline on PIL images in two DataLoader
 workers, and the loss read at every step. All three train the same ResNet-20 on the same images, in turns of some steps;
-`fit` and the bare loop with the recipe's optimizer.
+`fit` and the bare loop with the recipe's optimizer, the script with SGD.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ def bare(model: Classifier, data: ImageDataModule, device: torch.device) -> Iter
     """Trains a model's network with its optimizer in a loop of a dozen lines; an item a step, its number of images."""
     dtype = DTYPES[choose_precision("auto")[0]]
     net, optimizer = model.to(device).train().net, model.new_optimizer()
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10**6)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10**6, cycle_momentum=False)
     # Once, as Lightning does.
     loader = data.train_dataloader()
     for epoch in count():

@@ -39,7 +39,7 @@ from cifar_lit.commands.learnt_data import stand_in_for_data, take_learnt
 from cifar_lit.console import exit_with, hush_libraries, say
 from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
 from cifar_lit.files import expanded, ready_to_write
-from cifar_lit.hooks import Unprofiled, leave_out_empty_hooks
+from cifar_lit.hooks import leave_out_what_is_empty
 from cifar_lit.logger import CurvesLogger, logger_of
 from cifar_lit.monitor import check_early_stopping
 from cifar_lit.parsing import begin_new_classes_anew, let_whole_numbers_count, with_classes_first
@@ -189,7 +189,8 @@ class CifarCLI(LightningCLI):
             say(f"Precision {config.precision}: {reason} (--trainer.precision changes it)")
         callbacks: list[Callback] = [LayerPanel()]
         callbacks += [self._get(self.config_init, name) for name in ("curves", "finite_loss", *PANELS)]
-        callbacks += [EpochProgress()] if config.enable_progress_bar is not False else []
+        if config.enable_progress_bar is not False:
+            callbacks.append(EpochProgress())
         if config.enable_checkpointing is not False:
             best = self._get(self.config_init, "checkpoint")
             callbacks += [best, LastCheckpoint()]
@@ -210,9 +211,8 @@ class CifarCLI(LightningCLI):
             callbacks.append(PredictionTable(folder))
         # Behind those that have something to do for the step behind which it stops.
         callbacks.append(Stops())
-        config.profiler = config.profiler or Unprofiled()
         trainer: Trainer = self._instantiate_trainer({**config, **kwargs}, callbacks)
-        leave_out_empty_hooks(trainer.callbacks)  # type: ignore[attr-defined]
+        leave_out_what_is_empty(trainer)
         check_early_stopping(trainer.callbacks if self.subcommand == "fit" else ())  # type: ignore[attr-defined]
         share_batch_norm_on_cpu(trainer)
         return trainer

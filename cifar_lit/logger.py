@@ -45,7 +45,8 @@ class CurvesLogger(TensorBoardLogger):
         self._writers: dict[str, SummaryWriter] = {}
         # The step and value that was last logged under a name.
         self._logged: dict[str, tuple[int | None, float]] = {}
-        self._made: Path | None = None
+        # Folders of a new run that were not there before, its own first.
+        self._made: list[Path] = []
 
     def _get_next_version(self) -> int:
         """Makes the folder of a new run, and gives its number: of several that begin at once each has its own."""
@@ -54,11 +55,13 @@ class CurvesLogger(TensorBoardLogger):
             # Others are told by the trainer which it is.
             return number
         runs = Path(self.root_dir)
+        missing = [folder for folder in (runs, *runs.parents) if not folder.exists()]
         ready_to_write(runs, "give another --trainer.default_root_dir, or --trainer.logger=false")
         while True:
             with contextlib.suppress(FileExistsError):
-                (made := runs / f"version_{number}").mkdir(parents=True)
-                self._made = made
+                # With those above it, which a run that failed may just have removed.
+                (own := runs / f"version_{number}").mkdir(parents=True)
+                self._made = [own, *missing]
                 return number
             number += 1
 
@@ -109,9 +112,10 @@ class CurvesLogger(TensorBoardLogger):
             for writer in self._writers.values():
                 writer.flush()
                 writer.close()
-        if status == "failed" and self._made is not None:
-            for folder in (self._made, self._made.parent):
-                with contextlib.suppress(OSError):
+        if status == "failed":
+            # Up to the first that holds something.
+            with contextlib.suppress(OSError):
+                for folder in self._made:
                     folder.rmdir()
 
 

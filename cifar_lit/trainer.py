@@ -21,6 +21,7 @@ from cifar_lit.runs import BEST, LAST, data_in, find_checkpoint, load_checkpoint
 class CifarTrainer(Trainer):
     """Lightning's Trainer, with the further commands of the command line as methods."""
 
+    # These two are here for their first lines, which --help shows: that of Lightning's test breaks off half-way.
     def validate(self, *args: Any, **kwargs: Any) -> Any:
         """Measures a trained network on the images that were held out from its training."""
         return super().validate(*args, **kwargs)

@@ -63,8 +63,21 @@ def test_accuracy_is_that_of_torchmetrics_whatever_the_logits() -> None:
         theirs.update(logits, labels)
         assert ours.compute() == theirs.compute()
     assert 0 < ours.compute() < 1
-    # What a checkpoint of one holds is taken up by the other.
-    assert (ours.tp, ours.fn) == (theirs.tp, theirs.fn)
+    # Its states in a checkpoint are as those of before.
+    for name in ("tp", "fn"):
+        assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
+
+
+def test_what_a_checkpoint_has_counted_stays_while_a_run_that_took_it_up_counts_on() -> None:
+    before = Scores(3)
+    before.update(torch.tensor(1.0), torch.eye(3), torch.arange(3))
+    counted = before.so_far()
+    scores = Scores(3)
+    scores.go_on_from(counted)
+    scores.update(torch.tensor(1.0), torch.eye(3), torch.arange(3))
+    assert scores.loss.count == 6
+    assert counted["loss"]["count"] == 3
+    assert counted["accuracy"]["tp"] == 3
 
 
 @pytest.mark.parametrize("shift", [0, 1000])

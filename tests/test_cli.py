@@ -583,8 +583,14 @@ def test_a_run_that_failed_before_it_began_leaves_no_folder(
     with monkeypatch.context() as patch:
         patch.setattr(DigitsDataModule, "prepare_data", fail)
         assert "not to be had" in failure(capsys, "fit", "--config", "tiny.yaml")
-        assert not Path("lightning_logs/tiny").exists()
-        Path("lightning_logs/tiny/version_4").mkdir(parents=True)
+        assert not Path("lightning_logs").exists()
+        failure(capsys, "fit", "--config", "tiny.yaml", "--trainer.default_root_dir=new/folder")
+        assert not Path("new").exists()
+        # What was there before stays, empty as it is.
+        Path("lightning_logs/tiny").mkdir(parents=True)
+        failure(capsys, "fit", "--config", "tiny.yaml")
+        assert Path("lightning_logs/tiny").is_dir()
+        Path("lightning_logs/tiny/version_4").mkdir()
         failure(capsys, "fit", "--config", "tiny.yaml")
         assert [run.name for run in Path("lightning_logs/tiny").iterdir()] == ["version_4"]
     # What fails later has something to tell.
@@ -1006,7 +1012,7 @@ def test_help_needs_no_run(command: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "Channels of the blocks of each stage" in capsys.readouterr().out
 
 
-def test_help_says_what_a_command_does_in_whole_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_what_a_command_does_to_the_end_of_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     for command in CifarCLI.subcommands():
         with pytest.raises(SystemExit):
             main([command, "--help"])

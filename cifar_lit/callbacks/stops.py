@@ -100,7 +100,7 @@ class Stops(Callback):
     ) -> None:
         """Stops here, or behind the next batch that allows it. After an epoch's last one validation comes first."""
         self.stepped = True
-        # Of several ranks another one may have heard it.
+        # Of several ranks another may have heard the signal.
         if (self._signal is None and trainer.world_size == 1) or not may_pause(trainer, batch_idx):
             return
         self._pauses += 1  # alike on all ranks
