@@ -235,6 +235,7 @@ def test_loop_overhead(tmp_path: Path) -> None:
     a, b = (found["milliseconds"][name] for name in ("fit", "bare loop"))
     assert len(a) == len(b) == 3
     assert found["fit_adds_milliseconds"] == pytest.approx(sorted(map(operator.sub, a, b))[1], abs=0.002)
+    assert found["fit_over_bare_loop"] == pytest.approx(sorted(map(operator.truediv, a, b))[1], abs=0.002)
 
 
 def test_a_bare_loop_has_the_optimizer_of_the_recipe() -> None:
