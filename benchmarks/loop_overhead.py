@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import noise, parser, save
+from benchmarks.measure import noise, parser, ratio, save
 from benchmarks.training_loop import RECIPE, in_turns
 from cifar_lit.classifier import Classifier
 from cifar_lit.console import hush_libraries
@@ -65,13 +65,14 @@ def measure(rounds: int, batch_size: int = BATCH_SIZE, steps: int = STEPS, image
     options += ["--model=benchmarks.loop_overhead.MeanColourClassifier"]
     speeds = in_turns(options, rounds, steps, {})
     of_step = {name: [1e3 * batch_size / speed for speed in of_turns] for name, of_turns in speeds.items()}
-    rounds_of_both = [*zip(of_step["fit"], of_step["bare loop"], strict=True)]
+    added = [a - b for a, b in zip(of_step["fit"], of_step["bare loop"], strict=True)]
     return {
         "what": f"a step with a network that costs next to nothing, batch {batch_size}, in steady state; crop and flip",
         "median_milliseconds": {name: round(statistics.median(values), 3) for name, values in of_step.items()},
         "milliseconds": {name: [round(value, 3) for value in values] for name, values in of_step.items()},
-        "fit_adds_milliseconds": round(statistics.median(a - b for a, b in rounds_of_both), 3),
-        "fit_over_bare_loop": round(statistics.median(a / b for a, b in rounds_of_both), 3),
+        "fit_adds_milliseconds": round(statistics.median(added), 3),
+        # Of times, not of speeds as in `training_loop`.
+        "fit_over_bare_loop": round(ratio(speeds, "bare loop", "fit"), 3),
     }
 
 
