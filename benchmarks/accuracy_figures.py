@@ -1,5 +1,7 @@
 """What runs of a recipe reached and cost, in words: the figures of `benchmarks.accuracy_table`."""
 
+import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -7,15 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from scipy.stats import t as student
 
 from benchmarks.accuracy import all_settings_of, file_of, teacher_of
 from benchmarks.measure import read
 
 RESULTS = Path("benchmarks", "results", "accuracy")
+# Results of recipes as they were before: they still say how far apart runs come out.
+FORMER = RESULTS / "former"
 # Of a CPU that computes in bfloat16 first: it takes a fraction of the other's time.
 EPOCHS = tuple(Path("benchmarks", "results", f"epoch_limit-cpu{precision}.json") for precision in ("", "-float32"))
 VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
 UNKNOWN = "not measured yet"
+# What makes runs alike but for their seed and their machine.
+ALIKE = ("recipe", "former", "settings", "teacher_settings", "data")
 # Options that change how fast a recipe is, and not what it computes.
 SAME_RECIPE = ("--model.compile_mode=",)
 
@@ -32,11 +39,41 @@ def results_of(recipe: str, repository: Path, data: str | None = None) -> list[d
     now = {"recipe": recipe, **all_settings_of(recipe, repository)}
     for path in sorted((repository / RESULTS).glob(f"{recipe.replace('/', '-')}-*-seed*.json")):
         found = read(path)
-        changed = [option for option in found["options"] if not option.startswith(SAME_RECIPE)]
         same = {key: found.get(key) for key in now} == now
-        if same and "hold-out" not in path.name and not changed and data in (None, found["data"]):
+        if same and "hold-out" not in path.name and is_plain(found) and data in (None, found["data"]):
             groups.setdefault(path.name.rpartition("-seed")[0], []).append({**found, "file": path.name})
     return max(groups.values(), key=len, default=[])
+
+
+def spread(repository: Path) -> tuple[float, float, list[tuple[str, bool, int]]] | None:
+    """How far apart runs come out that differ in their seed, and in their machine, alone.
+
+    Of recipes as they were, too.
+
+    Returns:
+        The standard deviation of the last epoch's plain accuracy, pooled over recipes; how far from a run another one
+        comes out in 19 cases of 20, by Student's distribution; both in points. And which recipes these runs are of,
+        whether it is the recipe as it was before, and how many runs. None where no recipe has two.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((repository / RESULTS).rglob("*-seed*.json")):
+        run = {**read(path), "former": path.parent.name == FORMER.name}
+        if "hold-out" not in path.name and is_plain(run):
+            groups.setdefault(json.dumps([run.get(key) for key in ALIKE]), []).append(run)
+    several = [runs for runs in groups.values() if len(runs) > 1]
+    freedom = sum(len(runs) - 1 for runs in several)
+    if not freedom:
+        return None
+    squares = sum((len(runs) - 1) * statistics.variance(run["accuracy"] for run in runs) for runs in several)
+    deviation = math.sqrt(squares / freedom)
+    # A run and another one: both deviate.
+    apart = float(student.ppf(0.975, freedom)) * math.sqrt(2) * deviation
+    return deviation, apart, [(runs[0]["recipe"], runs[0]["former"], len(runs)) for runs in several]
+
+
+def is_plain(result: dict[str, Any]) -> bool:
+    """Whether a run computed what its recipe says: without options, or with some that change its speed alone."""
+    return all(option.startswith(SAME_RECIPE) for option in result["options"])
 
 
 def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:

@@ -6,7 +6,8 @@ With `--check` it writes nothing, and fails where they say something else. A rec
 yet", and what it costs if `benchmarks.epoch_limit` timed an epoch, unless its header and its row name another file of
 `results/`; a result of a recipe as it was before is none.
 What `benchmarks.reference_epochs` measured goes into the headers of reference recipes, beside what was published. A
-second table of the README lays ours beside the published systems, retrained on the same images.
+second table of the README lays ours beside the published systems, retrained on the same images; a paragraph says how
+far runs come out apart.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy import file_of, settings_of
-from benchmarks.accuracy_figures import RESULTS, UNKNOWN, accuracy, cost, images_of, results_of, seeds
+from benchmarks.accuracy_figures import FORMER, RESULTS, UNKNOWN, accuracy, cost, images_of, results_of, seeds, spread
 from benchmarks.measure import REPOSITORY, read
 
 FIRST_EPOCHS = Path("benchmarks", "results", "reference_epochs.json")
@@ -34,6 +35,8 @@ RIVALS = {
     "r4": ("dilated_separable", "dilated_separable_distilled"),
     "r5": ("depthwise", "depthwise_distilled"),
 }
+# How the paragraph begins that says how far apart runs come out.
+SPREAD = "Another seed, or another kind of CPU,"
 WIDTH = 120
 
 
@@ -113,6 +116,23 @@ def with_first_epochs(text: str, name: str, repository: Path) -> str:
     return with_comment(text, r"^# In the first .*?(?=^# Measured here)", sentence)
 
 
+def with_spread(readme: str, repository: Path) -> str:
+    """The README with the paragraph that says how far apart runs come out, if it has one."""
+    measured = spread(repository)
+    if measured is None:
+        return readme
+    deviation, apart, groups = measured
+    as_it_was = f" [as it was before]({FORMER.as_posix()})"
+    runs = [f"{count} of `{recipe}`{as_it_was if former else ''}" for recipe, former, count in groups]
+    text = (
+        f"{SPREAD} gives somewhat more or less: in runs that differ in these alone ({', '.join(runs)}) the standard "
+        f"deviation is {deviation:.2f} points. So expect a run within **{apart:.1f} points** of another: 19 of 20 are, "
+        "by Student's distribution."
+    )
+    paragraph = "\n".join(textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False))
+    return re.sub(rf"^{SPREAD}.*?(?=\n\n)", lambda _: paragraph, readme, count=1, flags=re.MULTILINE | re.DOTALL)
+
+
 def with_comparison(readme: str, repository: Path) -> str:
     """The README with the table that lays ours beside the published systems, if it has one."""
     found = re.search(r"^(\| system [^\n]*\n\|[-:| ]*\n)(\|[^\n]*\n)*", readme, re.MULTILINE)
@@ -161,7 +181,7 @@ def generated(repository: Path) -> dict[Path, str]:
         spent = cost(recipe, results, repository)
         texts[readme] = with_row(texts[readme], recipe, spent, results)
         texts[file] = with_header(texts[file], recipe, spent, results)
-    texts[readme] = with_comparison(texts[readme], repository)
+    texts[readme] = with_spread(with_comparison(texts[readme], repository), repository)
     return texts
 
 
