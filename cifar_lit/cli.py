@@ -34,6 +34,7 @@ from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.callbacks.settings import SaveFitConfig
 from cifar_lit.callbacks.stops import Stopped, Stops
+from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.checkpoint_io import with_atomic_saving
 from cifar_lit.commands.learnt_data import stand_in_for_data, take_learnt
 from cifar_lit.console import exit_with, hush_libraries, say
@@ -45,7 +46,7 @@ from cifar_lit.monitor import check_early_stopping
 from cifar_lit.parsing import begin_new_classes_anew, let_whole_numbers_count, with_classes_first
 from cifar_lit.precision import can_use, choose_precision
 from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
-from cifar_lit.runs import BEST, find_checkpoint, load_checkpoint, recipe_name, run_of, runs_of, with_own_config
+from cifar_lit.runs import BEST, LAST, find_checkpoint, recipe_name, run_of, runs_of, with_own_config
 from cifar_lit.trainer import CifarTrainer
 
 RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
@@ -113,14 +114,11 @@ class CifarCLI(LightningCLI):
         return self.config[self.config.subcommand]
 
     def _parse_ckpt_path(self) -> None:
-        """Finds the checkpoint that is meant.
-
-        Lightning would also let the checkpoint's hyperparameters override what config and command line say; here
-        those win.
-        """
+        """Finds the checkpoint that is meant; its hyperparameters override nothing, which Lightning's would."""
         settings = self._settings
+        of_run = LAST if self.config.subcommand == "fit" else BEST
         wanted = settings.ckpt_path or (BEST if self.config.subcommand in RUNS_A_CHECKPOINT else None)
-        self.checkpoint = find_checkpoint(wanted, self._root, self._runs_meant) if wanted else None
+        self.checkpoint = find_checkpoint(wanted, self._root, self._runs_meant, of_run) if wanted else None
         if self.checkpoint is not None and "state_dict" not in load_checkpoint(self.checkpoint):
             raise UserError(f"{self.checkpoint} is no checkpoint of a run: give one that `fit` wrote.")
         if self.checkpoint is not None and self.config.subcommand != "summary":

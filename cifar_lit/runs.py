@@ -2,27 +2,20 @@
 
 import argparse
 import contextlib
-import json
 import os
 import re
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from cifar_lit.checkpoint_content import load_checkpoint, settings_in
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import expanded, files_below
 
 LOGS = "lightning_logs"
 CONFIG = "config.yaml"
-# Classes that a checkpoint may choose. To name another imports its module, and so executes what is in it.
-CHOOSABLE = re.compile(r"(cifar_lit|albumentations|torch\.optim)(\.\w+)*\.[A-Z]\w*|\w+")
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
-# Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
-_SCALING = (".Normalize", ".ToFloat")
 BEST = "best"
 LAST = "last"
 
@@ -97,17 +90,20 @@ def _in_order_of_time(runs: Path, kind: str) -> list[Path]:
     return sorted(files_below(runs, "checkpoints", f"{kind}*.ckpt"), key=lambda file: file.stat().st_mtime)
 
 
-def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None) -> Path:
+def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None, of_run: str = BEST) -> Path:
     """The checkpoint that is meant, seen to be whole.
 
     Args:
-        ckpt_path: A file, or ``best`` or ``last`` for that of the newest run.
+        ckpt_path: A file, or ``best`` or ``last`` for that of the newest run, or a run's folder.
         root: Folder that holds ``lightning_logs``.
         runs: Look only among the runs in this folder.
+        of_run: Which one of a run's folder is meant: ``best`` or ``last``.
 
     Raises:
         UserError: There is none, or it is damaged.
     """
+    if ckpt_path not in (BEST, LAST) and (folder := expanded(ckpt_path)).is_dir():
+        ckpt_path, runs = of_run, folder.parent if folder.name == "checkpoints" else folder
     if ckpt_path in (BEST, LAST):
         runs = runs or root / LOGS
         every = _in_order_of_time(runs, "")
@@ -125,8 +121,8 @@ def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None) -> Pat
     else:
         path = expanded(ckpt_path)
         if not path.is_file():
-            others = "`best` or `last` (of the newest run; with --config RUN/config.yaml of another)"
-            raise UserError(f"There is no checkpoint {path}: give a .ckpt file, {others}.")
+            others = "`best` or `last` (of the newest run)"
+            raise UserError(f"There is no checkpoint {path}: give a .ckpt file, a run's folder, {others}.")
     # A checkpoint is a zip file, whose table of contents stands at its end and holds a checksum an entry.
     try:
         with zipfile.ZipFile(path) as archive:
@@ -136,74 +132,6 @@ def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None) -> Pat
     if damaged is not None:
         raise UserError(f"{path} is damaged at {damaged}: give another with --ckpt_path.")
     return path
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, read as data: nothing in it is executed.
-
-    Raises:
-        UserError: It holds more than data, or cannot be read.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # What a damaged or hostile file raises is not limited to any list.
-        raise UserError(f"{path} cannot be read as data alone, so nothing of it was loaded: give another.") from error
-    return content if isinstance(content, dict) else {}
-
-
-def epochs_in(content: Mapping[str, Any]) -> int | None:
-    """Epochs that a checkpoint's network has seen, the one under way with them; None where it does not say."""
-    with contextlib.suppress(KeyError):
-        # Behind the end of `fit` Lightning's count is of the next one.
-        return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"])
-    return content["epoch"] + 1 if "epoch" in content else None
-
-
-def data_in(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a checkpoint's content keeps of its data: ``class_names``, ``mean`` and ``std``; None if it keeps none."""
-    keys = {"class_names", "mean", "std"}
-    return next((value for value in content.values() if isinstance(value, dict) and keys <= value.keys()), None)
-
-
-def scaling_in(settings: Mapping[str, Any]) -> list[Any]:
-    """Of a data module's settings, the transforms that normalise."""
-    transforms = settings.get("transforms") or []
-    back = [i for i, one in enumerate(transforms) if str(one["class_path"]).endswith(".FromFloat")]
-    return [one for one in transforms[back[-1] if back else 0 :] if str(one["class_path"]).endswith(_SCALING)]
-
-
-def settings_in(checkpoint: Path) -> str:
-    """Model and data as a checkpoint tells them that has left its run's folder, or is somebody else's, as YAML.
-
-    Raises:
-        UserError: It does not tell them, or chooses a class that only its user may choose.
-    """
-    content = load_checkpoint(checkpoint)
-    settings = {}
-    for name, key in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
-        init_args = {k: v for k, v in content.get(key, {}).items() if k not in ("_instantiator", "num_classes")}
-        class_path = init_args.pop("_class_path", None)
-        if class_path is None:
-            raise UserError(f"{checkpoint} does not tell its settings, and is of no run here: give --config.")
-        for chosen in (class_path, *_classes_in(init_args)):
-            if not isinstance(chosen, str) or not CHOOSABLE.fullmatch(chosen):
-                raise UserError(
-                    f"{checkpoint} asks for the class {chosen}, whose code a checkpoint may not choose: if you trust "
-                    f"it, give --config, or --model, --data and their options."
-                )
-        settings[name] = {"class_path": class_path, "init_args": init_args}
-    return json.dumps(settings)
-
-
-def _classes_in(settings: Any) -> Iterator[Any]:
-    """The values in settings that a parser may take for the name of a class, or read as YAML that names one."""
-    for key, value in settings.items() if isinstance(settings, dict) else enumerate(settings):
-        if isinstance(value, dict | list | tuple):
-            yield from _classes_in(value)
-        # A folder is never anything else.
-        named = isinstance(value, str) and key != "root" and ("class_path" in value or DOTTED.fullmatch(value.strip()))
-        if named or key in ("class_path", "_class_path"):
-            yield value
 
 
 def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
+from cifar_lit.checkpoint_content import data_in, load_checkpoint
 from cifar_lit.commands import explain as explaining
 from cifar_lit.commands import export as exporting
 from cifar_lit.commands.evaluation import load_weights
@@ -15,7 +16,7 @@ from cifar_lit.commands.summary import Format, summarize
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
 from cifar_lit.files import expanded
-from cifar_lit.runs import BEST, LAST, data_in, find_checkpoint, load_checkpoint, run_of
+from cifar_lit.runs import BEST, LAST, find_checkpoint, run_of
 
 
 class CifarTrainer(Trainer):
@@ -70,7 +71,7 @@ class CifarTrainer(Trainer):
 
         Args:
             model: The model.
-            ckpt_path: Its checkpoint: a file, or best or last of the newest run; by default best.
+            ckpt_path: Its checkpoint: a file, a run's folder, or best or last of the newest run; by default best.
             datamodule: The data.
             output_dir: Folder to write to; by default explain in the run's folder.
             method: Of drawing where the network looks, by grad-cam's name for it, such as GradCAM or HiResCAM.
@@ -94,7 +95,7 @@ class CifarTrainer(Trainer):
 
         Args:
             model: The model.
-            ckpt_path: Its checkpoint: a file, or best or last of the newest run; by default best.
+            ckpt_path: Its checkpoint: a file, a run's folder, or best or last of the newest run; by default best.
             datamodule: The data, for the check.
             output_dir: Folder to write to; by default export in the run's folder.
             format: onnx, torch, or both.
@@ -122,7 +123,7 @@ class CifarTrainer(Trainer):
             dataloaders: Batches, instead of a data module.
             datamodule: The data.
             return_predictions: Return them; by default so where one process runs.
-            ckpt_path: The checkpoint: a file, or best or last of the newest run; by default best.
+            ckpt_path: The checkpoint: a file, a run's folder, or best or last of the newest run; by default best.
             weights_only: Load it as data alone.
             images: A folder of pictures, or one, to predict instead of the test images.
             overlays: Also write each picture with Grad-CAM of what was predicted.
@@ -155,9 +156,11 @@ class CifarTrainer(Trainer):
         return None
 
     def _meant(self, ckpt_path: str) -> Path:
-        """A checkpoint: a file, or best or last of the newest run."""
-        by_name = ckpt_path in (BEST, LAST)
-        return find_checkpoint(ckpt_path, Path(self.default_root_dir)) if by_name else expanded(ckpt_path)
+        """A checkpoint: a file, a run's folder, or best or last of the newest run."""
+        path = expanded(ckpt_path)
+        # A file is taken as it is: the command line has looked at it.
+        named = ckpt_path in (BEST, LAST) or path.is_dir()
+        return find_checkpoint(ckpt_path, Path(self.default_root_dir)) if named else path
 
 
 def side_of_images(datamodule: LightningDataModule | None) -> int:

@@ -254,6 +254,30 @@ def test_a_runs_own_config_means_that_run(capsys: pytest.CaptureFixture[str]) ->
     assert f"Resuming {first}" in capsys.readouterr().out
 
 
+def test_a_runs_folder_means_its_best_checkpoint_and_in_fit_its_last(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (fit(f"--seed_everything={seed}", "--trainer.max_epochs=1") for seed in (1, 2))
+    (best,) = (first / "checkpoints").glob("best*")
+    capsys.readouterr()
+    # Its settings are meant, too.
+    main(["test", f"--ckpt_path={first}"])
+    printed = capsys.readouterr().out
+    assert f"Settings of {first}\n" in printed
+    assert f"Checkpoint {best}\n" in printed
+    main(["summary", f"--ckpt_path={first / 'checkpoints'}", "--format=csv"])
+    assert f"Settings of {first}\n" in capsys.readouterr().out
+    main(["fit", "--config=tiny.yaml", f"--ckpt_path={first}", "--trainer.max_epochs=2"])
+    assert f"Resuming {first / 'checkpoints' / 'last.ckpt'}\n" in capsys.readouterr().out
+    # Of a folder of runs the newest, which is the one that has gone on.
+    main(["test", f"--ckpt_path={first.parent}"])
+    assert f"Settings of {first}\n" in capsys.readouterr().out
+    (second / "checkpoints" / "last.ckpt").unlink()
+    assert "has no last checkpoint" in failure(
+        capsys, "fit", "--config=tiny.yaml", f"--ckpt_path={second}", "--trainer.max_epochs=2"
+    )
+    Path("empty").mkdir()
+    assert "empty holds no run with a best checkpoint" in failure(capsys, "test", "--ckpt_path=empty")
+
+
 def test_a_run_that_cannot_be_written_to_is_named_before_anything_is_computed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,9 +11,9 @@ from keep_checkpoint import ARCHITECTURES, FOLDER, probe
 
 from benchmarks.accuracy import QUIET
 from cifar_lit import models
+from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.classifier import Classifier
 from cifar_lit.cli import CifarCLI, main
-from cifar_lit.runs import load_checkpoint
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from cifar_lit.checkpoint_content import data_in, epochs_in, load_checkpoint, scaling_in
 from cifar_lit.classifier import Classifier
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import expanded, write_atomically
 from cifar_lit.identity import same_classes, sha256_of
-from cifar_lit.runs import LAST, LOGS, checkpoints, data_in, epochs_in, load_checkpoint, scaling_in
+from cifar_lit.runs import LAST, LOGS, checkpoints
 
 # A checkpoint chooses among these alone: to name anything else would import it, and so execute what is in it.
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")

@@ -11,13 +11,13 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 import cifar_lit
+from cifar_lit.checkpoint_content import epochs_in, load_checkpoint
 from cifar_lit.classes import check_classes
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
 from cifar_lit.explain.network import network_of
 from cifar_lit.explain.scoring import Predictions
 from cifar_lit.identity import fingerprint
-from cifar_lit.runs import epochs_in, load_checkpoint
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
+from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.commands.evaluation import (
     ImageData,
     cam_target_of,
@@ -43,7 +44,7 @@ from cifar_lit.explain.report import Report, choose_shown, render
 from cifar_lit.explain.scoring import Predictions, calibration, class_scores, worst_errors
 from cifar_lit.files import ready_to_write, write_atomically
 from cifar_lit.logger import EVALUATION
-from cifar_lit.runs import load_checkpoint, run_of
+from cifar_lit.runs import run_of
 
 Maps = NDArray[np.float32]
 Curves = dict[str, list[tuple[int, float]]]
@@ -51,9 +52,8 @@ Curves = dict[str, list[tuple[int, float]]]
 REPORT, TABLE, METRICS = "report.html", "predictions.csv", "metrics.json"
 # Errors in report.html: of 10,000 images of which 90 % are right all. Their Grad-CAM takes 5 s for ResNet-20.
 SHOWN = 1000
-# Of the pictures errors_1.png, errors_2.png, …
-ERRORS_IN_A_PICTURE, COLUMNS = 16, 8
-PICTURES_OF_ERRORS = 4
+# Of the pictures errors_1.png, errors_2.png, … and how many of these.
+ERRORS_IN_A_PICTURE, COLUMNS, PICTURES_OF_ERRORS = 16, 8, 4
 ROWS = ("image", "seen as predicted", "seen as true")
 # Where that of the package is not as people write it.
 NAMES = {"GradCAM": "Grad-CAM"}

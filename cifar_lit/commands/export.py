@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
+from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.commands.evaluation import gather_provenance, image_data, load_weights, normalised_images
 from cifar_lit.commands.learnt_data import preprocessing_in, take_learnt
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import ready_to_write, write_atomically, writing
-from cifar_lit.runs import load_checkpoint, run_of
+from cifar_lit.runs import run_of
 
 Format = Literal["onnx", "torch", "both"]
 Pixels = NDArray[np.uint8]

@@ -7,10 +7,10 @@ from typing import Any
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 
+from cifar_lit.checkpoint_content import data_in, scaling_in
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
 from cifar_lit.identity import same_classes
-from cifar_lit.runs import data_in, scaling_in
 
 
 class Normalize(nn.Module):
