@@ -15,14 +15,14 @@ from benchmarks.accuracy import all_settings_of, file_of, teacher_of
 from benchmarks.measure import read
 
 RESULTS = Path("benchmarks", "results", "accuracy")
-# Results of recipes as they were before: they still say how far apart runs come out.
+# Results of recipes as they were before whose names are taken: they still say how far apart runs come out.
 FORMER = RESULTS / "former"
 # Of a CPU that computes in bfloat16 first: it takes a fraction of the other's time.
 EPOCHS = tuple(Path("benchmarks", "results", f"epoch_limit-cpu{precision}.json") for precision in ("", "-float32"))
 VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
 UNKNOWN = "not measured yet"
-# What makes runs alike but for their seed and their machine.
-ALIKE = ("recipe", "former", "settings", "teacher_settings", "data")
+# What makes runs alike but for their seed, their machine, and the version of this project.
+ALIKE = ("recipe", "settings", "teacher_settings", "data")
 # Options that change how fast a recipe is, and not what it computes.
 SAME_RECIPE = ("--model.compile_mode=",)
 
@@ -36,19 +36,16 @@ def results_of(recipe: str, repository: Path, data: str | None = None) -> list[d
         data: Only of these images, such as jpeg.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
-    now = {"recipe": recipe, **all_settings_of(recipe, repository)}
     for path in sorted((repository / RESULTS).glob(f"{recipe.replace('/', '-')}-*-seed*.json")):
         found = read(path)
-        same = {key: found.get(key) for key in now} == now
+        same = found["recipe"] == recipe and is_of_now(found, repository)
         if same and "hold-out" not in path.name and is_plain(found) and data in (None, found["data"]):
             groups.setdefault(path.name.rpartition("-seed")[0], []).append({**found, "file": path.name})
     return max(groups.values(), key=len, default=[])
 
 
 def spread(repository: Path) -> tuple[float, float, list[tuple[str, bool, int]]] | None:
-    """How far apart runs come out that differ in their seed, and in their machine, alone.
-
-    Of recipes as they were, too.
+    """How far apart runs of the same settings and images come out, on whatever machines; of recipes as they were, too.
 
     Returns:
         The standard deviation of the last epoch's plain accuracy, pooled over recipes; how far from a run another one
@@ -57,7 +54,7 @@ def spread(repository: Path) -> tuple[float, float, list[tuple[str, bool, int]]]
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((repository / RESULTS).rglob("*-seed*.json")):
-        run = {**read(path), "former": path.parent.name == FORMER.name}
+        run = read(path)
         if "hold-out" not in path.name and is_plain(run):
             groups.setdefault(json.dumps([run.get(key) for key in ALIKE]), []).append(run)
     several = [runs for runs in groups.values() if len(runs) > 1]
@@ -68,7 +65,16 @@ def spread(repository: Path) -> tuple[float, float, list[tuple[str, bool, int]]]
     deviation = math.sqrt(squares / freedom)
     # A run and another one: both deviate.
     apart = float(student.ppf(0.975, freedom)) * math.sqrt(2) * deviation
-    return deviation, apart, [(runs[0]["recipe"], runs[0]["former"], len(runs)) for runs in several]
+    return deviation, apart, [(runs[0]["recipe"], not is_of_now(runs[0], repository), len(runs)) for runs in several]
+
+
+def is_of_now(result: dict[str, Any], repository: Path) -> bool:
+    """Whether a result is of its recipe as it is now."""
+    recipe = result["recipe"]
+    if not file_of(recipe, repository).is_file():
+        return False
+    now = all_settings_of(recipe, repository)
+    return {key: result.get(key) for key in now} == now
 
 
 def is_plain(result: dict[str, Any]) -> bool:
@@ -131,8 +137,8 @@ def accuracy(results: Sequence[dict[str, Any]], trained: str = "") -> str:
         return f"{statistics.mean(result[name] for result in results):.2f} %"
 
     plain = [result["accuracy"] for result in results]
-    spread = f" ({min(plain):.2f} to {max(plain):.2f})" if len(plain) > 1 else ""
-    parts = [f"{mean('accuracy')} test{spread}"]
+    between = f" ({min(plain):.2f} to {max(plain):.2f})" if len(plain) > 1 else ""
+    parts = [f"{mean('accuracy')} test{between}"]
     parts += [f"{mean(name)} {words}" for name, words in VIEWS.items() if name in results[0]]
     if "best_epoch_accuracy" in results[0]:
         parts.append(f"{mean('best_epoch_accuracy')} in the best epoch")

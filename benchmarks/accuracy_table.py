@@ -7,7 +7,7 @@ yet", and what it costs if `benchmarks.epoch_limit` timed an epoch, unless its h
 `results/`; a result of a recipe as it was before is none.
 What `benchmarks.reference_epochs` measured goes into the headers of reference recipes, beside what was published. A
 second table of the README lays ours beside the published systems, retrained on the same images; a paragraph says how
-far runs come out apart.
+far apart runs come out.
 """
 
 import argparse
@@ -36,7 +36,7 @@ RIVALS = {
     "r5": ("depthwise", "depthwise_distilled"),
 }
 # How the paragraph begins that says how far apart runs come out.
-SPREAD = "Another seed, or another kind of CPU,"
+SPREAD = "Another seed, or another machine,"
 WIDTH = 120
 
 
@@ -125,12 +125,12 @@ def with_spread(readme: str, repository: Path) -> str:
     as_it_was = f" [as it was before]({FORMER.as_posix()})"
     runs = [f"{count} of `{recipe}`{as_it_was if former else ''}" for recipe, former, count in groups]
     text = (
-        f"{SPREAD} gives somewhat more or less: in runs that differ in these alone ({', '.join(runs)}) the standard "
-        f"deviation is {deviation:.2f} points. So expect a run within **{apart:.1f} points** of another: 19 of 20 are, "
-        "by Student's distribution."
+        f"{SPREAD} gives somewhat more or less: in runs of the same settings and images ({', '.join(runs)}) the "
+        f"standard deviation of the plain accuracy is {deviation:.2f} points. So expect a run within "
+        f"**{apart:.1f} points** of another: 19 of 20 are, by Student's distribution."
     )
     paragraph = "\n".join(textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False))
-    return re.sub(rf"^{SPREAD}.*?(?=\n\n)", lambda _: paragraph, readme, count=1, flags=re.MULTILINE | re.DOTALL)
+    return re.sub(rf"^{SPREAD}.*?(?=\n\n|\n*\Z)", lambda _: paragraph, readme, count=1, flags=re.MULTILINE | re.DOTALL)
 
 
 def with_comparison(readme: str, repository: Path) -> str:

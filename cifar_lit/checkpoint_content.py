@@ -12,8 +12,8 @@ import torch
 from cifar_lit.errors import UserError
 
 # Classes that a checkpoint may choose. To name another imports its module, and so executes what is in it.
-CHOOSABLE = re.compile(r"(cifar_lit|albumentations|torch\.optim)(\.\w+)*\.[A-Z]\w*|\w+")
-DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+_CHOOSABLE = re.compile(r"(cifar_lit|albumentations|torch\.optim)(\.\w+)*\.[A-Z]\w*|\w+")
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 # Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
 _SCALING = (".Normalize", ".ToFloat")
 
@@ -66,7 +66,7 @@ def settings_in(checkpoint: Path) -> str:
         if class_path is None:
             raise UserError(f"{checkpoint} does not tell its settings, and is of no run here: give --config.")
         for chosen in (class_path, *_classes_in(init_args)):
-            if not isinstance(chosen, str) or not CHOOSABLE.fullmatch(chosen):
+            if not isinstance(chosen, str) or not _CHOOSABLE.fullmatch(chosen):
                 raise UserError(
                     f"{checkpoint} asks for the class {chosen}, whose code a checkpoint may not choose: if you trust "
                     f"it, give --config, or --model, --data and their options."
@@ -81,6 +81,6 @@ def _classes_in(settings: Any) -> Iterator[Any]:
         if isinstance(value, dict | list | tuple):
             yield from _classes_in(value)
         # A folder is never anything else.
-        named = isinstance(value, str) and key != "root" and ("class_path" in value or DOTTED.fullmatch(value.strip()))
+        named = isinstance(value, str) and key != "root" and ("class_path" in value or _DOTTED.fullmatch(value.strip()))
         if named or key in ("class_path", "_class_path"):
             yield value

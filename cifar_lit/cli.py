@@ -114,11 +114,11 @@ class CifarCLI(LightningCLI):
         return self.config[self.config.subcommand]
 
     def _parse_ckpt_path(self) -> None:
-        """Finds the checkpoint that is meant; its hyperparameters override nothing, which Lightning's would."""
+        """Finds the checkpoint that is meant. Lightning would let its settings override config and command line."""
         settings = self._settings
-        of_run = LAST if self.config.subcommand == "fit" else BEST
+        kind = LAST if self.config.subcommand == "fit" else BEST
         wanted = settings.ckpt_path or (BEST if self.config.subcommand in RUNS_A_CHECKPOINT else None)
-        self.checkpoint = find_checkpoint(wanted, self._root, self._runs_meant, of_run) if wanted else None
+        self.checkpoint = find_checkpoint(wanted, self._root, self._runs_meant, kind) if wanted else None
         if self.checkpoint is not None and "state_dict" not in load_checkpoint(self.checkpoint):
             raise UserError(f"{self.checkpoint} is no checkpoint of a run: give one that `fit` wrote.")
         if self.checkpoint is not None and self.config.subcommand != "summary":

@@ -90,39 +90,28 @@ def _in_order_of_time(runs: Path, kind: str) -> list[Path]:
     return sorted(files_below(runs, "checkpoints", f"{kind}*.ckpt"), key=lambda file: file.stat().st_mtime)
 
 
-def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None, of_run: str = BEST) -> Path:
+def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None, kind: str = BEST) -> Path:
     """The checkpoint that is meant, seen to be whole.
 
     Args:
-        ckpt_path: A file, or ``best`` or ``last`` for that of the newest run, or a run's folder.
+        ckpt_path: A file; a run's folder, or one of several runs, whose newest is meant; or ``best`` or ``last`` for
+            that of the newest run of all.
         root: Folder that holds ``lightning_logs``.
         runs: Look only among the runs in this folder.
-        of_run: Which one of a run's folder is meant: ``best`` or ``last``.
+        kind: What is taken where ``ckpt_path`` is a folder: ``best`` or ``last``.
 
     Raises:
         UserError: There is none, or it is damaged.
     """
-    if ckpt_path not in (BEST, LAST) and (folder := expanded(ckpt_path)).is_dir():
-        ckpt_path, runs = of_run, folder.parent if folder.name == "checkpoints" else folder
+    path = expanded(ckpt_path)
     if ckpt_path in (BEST, LAST):
-        runs = runs or root / LOGS
-        every = _in_order_of_time(runs, "")
-        if not every:
-            raise UserError(
-                f"{runs} holds no run with a {ckpt_path} checkpoint: train one with `fit`, "
-                "afresh without --ckpt_path, or give --ckpt_path FILE."
-            )
-        newest = every[-1].parent  # An older run's would be taken for the newest one's.
-        found = [file for file in every if file.parent == newest and file.name.startswith(ckpt_path)]
-        if not found:
-            others = "--ckpt_path last or FILE" if ckpt_path == BEST else "--ckpt_path FILE"
-            raise UserError(f"The newest run, {newest.parent}, has no {ckpt_path} checkpoint: give {others}.")
-        path = _best_of(found)
-    else:
-        path = expanded(ckpt_path)
-        if not path.is_file():
-            others = "`best` or `last` (of the newest run)"
-            raise UserError(f"There is no checkpoint {path}: give a .ckpt file, a run's folder, {others}.")
+        path = _of_newest_run(ckpt_path, runs or root / LOGS)
+    elif ckpt_path and path.is_dir():
+        path = _of_folder(path, kind)
+    elif not path.is_file():
+        raise UserError(
+            f"There is no checkpoint {path}: give a .ckpt file, a run's folder, or `best` or `last` of the newest run."
+        )
     # A checkpoint is a zip file, whose table of contents stands at its end and holds a checksum an entry.
     try:
         with zipfile.ZipFile(path) as archive:
@@ -132,6 +121,40 @@ def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None, of_run
     if damaged is not None:
         raise UserError(f"{path} is damaged at {damaged}: give another with --ckpt_path.")
     return path
+
+
+def _of_newest_run(kind: str, runs: Path) -> Path:
+    every = _in_order_of_time(runs, "")
+    if not every:
+        raise UserError(
+            f"{runs} holds no run with a {kind} checkpoint: train one with `fit`, "
+            "afresh without --ckpt_path, or give --ckpt_path FILE."
+        )
+    newest = every[-1].parent  # An older run's would be taken for the newest one's.
+    found = _of_kind(kind, every, newest)
+    if not found:
+        others = "--ckpt_path last or FILE" if kind == BEST else "--ckpt_path FILE"
+        raise UserError(f"The newest run, {newest.parent}, has no {kind} checkpoint: give {others}.")
+    return _best_of(found)
+
+
+def _of_folder(folder: Path, kind: str) -> Path:
+    # A run's own come before those of runs below it.
+    own = [here for here in (folder, folder.absolute(), folder / "checkpoints") if here.name == "checkpoints"]
+    every = _in_order_of_time(next((here for here in own if here.is_dir()), folder), "")
+    if not every:
+        raise UserError(f"{folder} holds no run with a checkpoint: give a run's folder, or a .ckpt file.")
+    found = _of_kind(kind, every, every[-1].parent)
+    if not found:
+        raise UserError(
+            f"The run {every[-1].parent.parent} has no {kind} checkpoint: give another, such as "
+            f"--ckpt_path={every[-1]}."
+        )
+    return _best_of(found)
+
+
+def _of_kind(kind: str, files: list[Path], folder: Path) -> list[Path]:
+    return [file for file in files if file.parent == folder and file.name.startswith(kind)]
 
 
 def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:

@@ -18,7 +18,19 @@ Counted = dict[str, dict[str, Tensor]]
 COUNTED_EXACTLY_BELOW, UNITS = 2.0**8, 2**30
 
 
-class MeanLoss(Metric):
+class CountedInPlace(Metric):
+    """A metric whose sums are added to in place: a module looks long at what is set on it."""
+
+    def reset(self) -> None:
+        """Begins anew, with sums that may be added to anywhere.
+
+        Those made in inference mode, as at the end of `Trainer.validate`, may not outside of it: in a `fit` after that.
+        """
+        with torch.inference_mode(False):
+            super().reset()
+
+
+class MeanLoss(CountedInPlace):
     """Mean loss of images, on any number of ranks the same to the last digit.
 
     A sum of floats depends on its order, and so on how images are shared over batches and ranks. A sum of integers does
@@ -54,7 +66,6 @@ class MeanLoss(Metric):
             self.total += loss.where(~exact, 0).sum()
             self.count += len(loss)
         else:
-            # In place: a module looks long at what is set on it.
             self.total.add_(loss.to(self.total.dtype) * images)
             self.count.add_(images)
 
@@ -63,7 +74,7 @@ class MeanLoss(Metric):
         return (self.units / UNITS + self.total) / self.count
 
 
-class TopAccuracy(MulticlassAccuracy):
+class TopAccuracy(CountedInPlace, MulticlassAccuracy):
     """Share of images whose class has the highest logit, counted in six operations instead of eighteen.
 
     States and figure are those of torchmetrics' micro average of the first guess, but for ``fp`` and ``tn``, which it

@@ -22,14 +22,72 @@ from cifar_lit.runs import BEST, LAST, find_checkpoint, run_of
 class CifarTrainer(Trainer):
     """Lightning's Trainer, with the further commands of the command line as methods."""
 
-    # These two are here for their first lines, which --help shows: that of Lightning's test breaks off half-way.
-    def validate(self, *args: Any, **kwargs: Any) -> Any:
-        """Measures a trained network on the images that were held out from its training."""
-        return super().validate(*args, **kwargs)
+    def fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+    ) -> None:
+        """Trains a network.
 
-    def test(self, *args: Any, **kwargs: Any) -> Any:
-        """Measures a trained network on the test split."""
-        return super().test(*args, **kwargs)
+        Args:
+            model: The model.
+            train_dataloaders: Batches, instead of a data module.
+            val_dataloaders: Batches, instead of a data module.
+            datamodule: The data.
+            ckpt_path: The checkpoint to go on from: a file, a run's folder for its last, or best or last of the newest
+                run; by default training begins afresh.
+            weights_only: Load it as data alone.
+        """
+        checkpoint = self._of_folder(ckpt_path, LAST)
+        super().fit(model, train_dataloaders, val_dataloaders, datamodule, checkpoint, weights_only)
+
+    def validate(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> Any:
+        """Measures a trained network on the images that were held out from its training.
+
+        Args:
+            model: The model.
+            dataloaders: Batches, instead of a data module.
+            ckpt_path: The checkpoint: a file, a run's folder for its best, or best or last of the newest run; by
+                default best.
+            verbose: Print what was measured.
+            datamodule: The data.
+            weights_only: Load it as data alone.
+        """
+        return super().validate(model, dataloaders, self._of_folder(ckpt_path), verbose, datamodule, weights_only)
+
+    def test(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        ckpt_path: str | Path | None = None,
+        verbose: bool = True,
+        datamodule: LightningDataModule | None = None,
+        weights_only: bool | None = None,
+    ) -> Any:
+        """Measures a trained network on the test split.
+
+        Args:
+            model: The model.
+            dataloaders: Batches, instead of a data module.
+            ckpt_path: The checkpoint: a file, a run's folder for its best, or best or last of the newest run; by
+                default best.
+            verbose: Print what was measured.
+            datamodule: The data.
+            weights_only: Load it as data alone.
+        """
+        return super().test(model, dataloaders, self._of_folder(ckpt_path), verbose, datamodule, weights_only)
 
     def summary(
         self,
@@ -39,7 +97,7 @@ class CifarTrainer(Trainer):
         output: Path | None = None,
         max_params: int | None = None,
         min_receptive_field: int | None = None,
-        ckpt_path: str | None = None,
+        ckpt_path: str | Path | None = None,
     ) -> None:
         """Shows a network's layers: sizes, parameters, multiply-adds and receptive fields.
 
@@ -51,9 +109,10 @@ class CifarTrainer(Trainer):
             max_params: Most trainable parameters allowed; more end the command with exit code 1.
             min_receptive_field: Least receptive field of any layer in pixels, pooling over the whole image included;
                 less ends the command with exit code 1.
-            ckpt_path: A checkpoint whose run's settings to take, where no --config is given.
+            ckpt_path: A checkpoint whose run's settings to take, where no --config is given: a file, a run's folder, or
+                best or last of the newest run.
         """
-        kept = data_in(load_checkpoint(expanded(ckpt_path))) if ckpt_path is not None else None
+        kept = data_in(load_checkpoint(self._meant(ckpt_path))) if ckpt_path is not None else None
         size = (kept or {}).get("image_size", getattr(datamodule, "image_size", 32))
         output = expanded(output) if output is not None else None
         summarize(model, size, format, output, max_params, min_receptive_field)
@@ -61,7 +120,7 @@ class CifarTrainer(Trainer):
     def explain(
         self,
         model: LightningModule,
-        ckpt_path: str = BEST,
+        ckpt_path: str | Path = BEST,
         datamodule: LightningDataModule | None = None,
         output_dir: Path | None = None,
         method: str = "GradCAM",
@@ -84,7 +143,7 @@ class CifarTrainer(Trainer):
     def export(
         self,
         model: LightningModule,
-        ckpt_path: str = BEST,
+        ckpt_path: str | Path = BEST,
         datamodule: LightningDataModule | None = None,
         output_dir: Path | None = None,
         format: exporting.Format = "both",
@@ -136,10 +195,10 @@ class CifarTrainer(Trainer):
                     "--overlays and --output_dir are for one's own pictures: give --images. Predictions of the test "
                     "images go to the run's folder."
                 )
-            return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
+            file = self._of_folder(ckpt_path)
+            return super().predict(model, dataloaders, datamodule, return_predictions, file, weights_only)
         assert model is not None
-        assert ckpt_path is not None
-        checkpoint = expanded(ckpt_path)
+        checkpoint = self._meant(ckpt_path or BEST)
         folder = _folder(output_dir, checkpoint, "pictures")
         class_names, normalize = preprocessing_in(load_weights(model, checkpoint), checkpoint)
         read = partial(decode, size=side_of_images(datamodule), formats=FORMATS)
@@ -155,12 +214,18 @@ class CifarTrainer(Trainer):
         )
         return None
 
-    def _meant(self, ckpt_path: str) -> Path:
-        """A checkpoint: a file, a run's folder, or best or last of the newest run."""
-        path = expanded(ckpt_path)
-        # A file is taken as it is: the command line has looked at it.
-        named = ckpt_path in (BEST, LAST) or path.is_dir()
-        return find_checkpoint(ckpt_path, Path(self.default_root_dir)) if named else path
+    def _meant(self, ckpt_path: str | Path) -> Path:
+        """A checkpoint: a file, a run's folder for its best, or best or last of the newest run."""
+        if ckpt_path in (BEST, LAST):
+            return find_checkpoint(str(ckpt_path), Path(self.default_root_dir))
+        return expanded(self._of_folder(ckpt_path) or ckpt_path)
+
+    def _of_folder(self, ckpt_path: str | Path | None, kind: str = BEST) -> str | Path | None:
+        """The checkpoint of a run's folder; what is no folder as it is, which the command line has looked at."""
+        # Lightning has meanings of its own for these words.
+        if not ckpt_path or ckpt_path in (BEST, LAST) or not expanded(ckpt_path).is_dir():
+            return ckpt_path
+        return find_checkpoint(str(ckpt_path), Path(self.default_root_dir), kind=kind)
 
 
 def side_of_images(datamodule: LightningDataModule | None) -> int:

@@ -173,6 +173,8 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
 def test_a_paragraph_says_how_far_apart_runs_come_out(tmp_path: Path) -> None:
     folder = tmp_path / accuracy_figures.RESULTS
     (tmp_path / accuracy_figures.FORMER).mkdir(parents=True)
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "net.yaml").write_text("trainer: {}\n")
 
     def write(name: str, recipe: str, *values: float, **changed: Any) -> None:
         for seed, value in enumerate(values):
@@ -183,11 +185,14 @@ def test_a_paragraph_says_how_far_apart_runs_come_out(tmp_path: Path) -> None:
     # One run of each tells nothing, nor do runs with options or of what chose by images held out.
     write("once-jpeg-cpu", "once", 80.0)
     write("once-original-cpu", "once", 90.0, data="original")
+    write("once-jpeg-cuda", "once", 70.0, settings="trainer: 3")
+    write("former/once-jpeg-cpu", "once", 60.0, teacher_settings="trainer: 4")
     write("net-jpeg-cuda", "net", 1.0, 2.0, options=["--x"])
     write("net-jpeg-cpu-hold-out", "net", 1.0, 2.0)
     assert accuracy_table.with_spread(paragraph, tmp_path) == paragraph
     # Variances 0.02 and 0.09 of 1 and 2 degrees of freedom: pooled 0.2 / 3.
-    write("former/net-jpeg-cpu", "net", 50.0, 50.3, 50.6, settings="trainer: 2")
+    write("former/net-jpeg-cpu", "net", 50.0, 50.3, settings="trainer: 2")
+    write("net-original-cpu", "net", 50.6, settings="trainer: 2")
     write("net-jpeg-cpu", "net", 60.0, 60.2)
     deviation, apart, groups = accuracy_figures.spread(tmp_path) or pytest.fail("two runs tell something")
     assert deviation == pytest.approx((0.2 / 3) ** 0.5)
@@ -196,12 +201,14 @@ def test_a_paragraph_says_how_far_apart_runs_come_out(tmp_path: Path) -> None:
     assert groups == [("net", True, 3), ("net", False, 2)]
     told = accuracy_table.with_spread(f"Text.\n\n{paragraph}", tmp_path)
     assert told.replace("\n", " ") == (
-        f"Text.  {accuracy_table.SPREAD} gives somewhat more or less: in runs that differ in these alone (3 of `net` "
-        "[as it was before](benchmarks/results/accuracy/former), 2 of `net`) the standard deviation is 0.26 points. So "
-        "expect a run within **1.2 points** of another: 19 of 20 are, by Student's distribution.  More. "
+        f"Text.  {accuracy_table.SPREAD} gives somewhat more or less: in runs of the same settings and images (3 of "
+        "`net` [as it was before](benchmarks/results/accuracy/former), 2 of `net`) the standard deviation of the plain "
+        "accuracy is 0.26 points. So expect a run within **1.2 points** of another: 19 of 20 are, by Student's "
+        "distribution.  More. "
     )
     assert max(map(len, told.splitlines())) <= accuracy_table.WIDTH
     assert accuracy_table.with_spread(told, tmp_path) == told
+    assert accuracy_table.with_spread(f"{accuracy_table.SPREAD} at the end.\n", tmp_path) == told[7:-7]
     assert accuracy_table.with_spread("Nothing of it.\n", tmp_path) == "Nothing of it.\n"
 
 

@@ -124,6 +124,17 @@ def test_scores_are_means_over_images_not_batches() -> None:
     assert "accuracy_top5" not in named
 
 
+def test_scores_begin_anew_in_inference_mode_and_count_outside_of_it() -> None:
+    scores = Scores(num_classes=11)
+    logits, labels = -torch.arange(11.0).repeat(2, 1), torch.tensor([0, 2])
+    for _ in range(2):
+        scores.update(torch.tensor([1.0, 2.0]), logits, labels)
+        figures = {name: float(metric.compute()) for name, metric in scores.named().items()}
+        assert figures == pytest.approx({"loss": 1.5, "accuracy": 0.5, "accuracy_top5": 1.0})
+        with torch.inference_mode():
+            scores.reset()
+
+
 def test_top5_from_eleven_classes_on() -> None:
     scores = Scores(num_classes=11)
     logits = torch.arange(11.0).repeat(2, 1)
@@ -214,6 +225,16 @@ def test_a_choice_that_there_is_not_is_named() -> None:
     ):
         with pytest.raises(UserError, match=said):
             build()
+
+
+def test_a_fit_may_follow_an_evaluation_and_one_the_other(tmp_path: Path) -> None:
+    # Lightning evaluates in inference mode, but for the validation within a fit.
+    model, data = ResNetV1(depth=8, tta="flip"), DigitsDataModule(batch_size=64)
+    for command in ("validate", "fit", "test", "predict", "fit"):
+        getattr(trainer(tmp_path, max_epochs=1, limit_train_batches=2), command)(model, datamodule=data)
+    figures = trainer(tmp_path).validate(model, datamodule=data)
+    assert figures == trainer(tmp_path).validate(model, datamodule=data)
+    assert figures[0].keys() == {"val/loss", "val/accuracy"}
 
 
 def test_flip_average_is_reported_beside_the_plain_figure(tmp_path: Path) -> None:

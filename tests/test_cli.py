@@ -38,6 +38,7 @@ from cifar_lit.logger import logger_of
 from cifar_lit.models import ResNetV1
 from cifar_lit.parsing import with_classes_first
 from cifar_lit.runs import checkpoints, find_checkpoint, with_own_config
+from cifar_lit.trainer import CifarTrainer
 
 REPOSITORY = Path(__file__).parent.parent
 TINY = {
@@ -254,7 +255,9 @@ def test_a_runs_own_config_means_that_run(capsys: pytest.CaptureFixture[str]) ->
     assert f"Resuming {first}" in capsys.readouterr().out
 
 
-def test_a_runs_folder_means_its_best_checkpoint_and_in_fit_its_last(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_runs_folder_means_its_best_checkpoint_and_in_fit_its_last(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = (fit(f"--seed_everything={seed}", "--trainer.max_epochs=1") for seed in (1, 2))
     (best,) = (first / "checkpoints").glob("best*")
     capsys.readouterr()
@@ -263,19 +266,50 @@ def test_a_runs_folder_means_its_best_checkpoint_and_in_fit_its_last(capsys: pyt
     printed = capsys.readouterr().out
     assert f"Settings of {first}\n" in printed
     assert f"Checkpoint {best}\n" in printed
-    main(["summary", f"--ckpt_path={first / 'checkpoints'}", "--format=csv"])
-    assert f"Settings of {first}\n" in capsys.readouterr().out
+    # Runs below it come behind its own, also where they are newer; and from within it is a dot.
+    (below,) = (second / "checkpoints").glob("best*")
+    newer = first / "lightning_logs" / "other" / "version_0" / "checkpoints" / below.name
+    newer.parent.mkdir(parents=True)
+    shutil.copy(below, newer)
+    for folder in (first, first / "checkpoints"):
+        assert find_checkpoint(str(folder), Path()) == best
+    with monkeypatch.context() as inside:
+        inside.chdir(first / "checkpoints")
+        assert find_checkpoint(".", Path()).samefile(best.name)
+    shutil.rmtree(first / "lightning_logs")
     main(["fit", "--config=tiny.yaml", f"--ckpt_path={first}", "--trainer.max_epochs=2"])
     assert f"Resuming {first / 'checkpoints' / 'last.ckpt'}\n" in capsys.readouterr().out
     # Of a folder of runs the newest, which is the one that has gone on.
     main(["test", f"--ckpt_path={first.parent}"])
     assert f"Settings of {first}\n" in capsys.readouterr().out
     (second / "checkpoints" / "last.ckpt").unlink()
-    assert "has no last checkpoint" in failure(
-        capsys, "fit", "--config=tiny.yaml", f"--ckpt_path={second}", "--trainer.max_epochs=2"
-    )
+    said = failure(capsys, "fit", "--config=tiny.yaml", f"--ckpt_path={second}", "--trainer.max_epochs=2")
+    assert f"The run {second} has no last checkpoint: give another, such as --ckpt_path={below}" in said
+    below.rename(below.with_name("last.ckpt"))
+    said = failure(capsys, "test", f"--ckpt_path={second}")
+    assert f"The run {second} has no best checkpoint: give another, such as --ckpt_path={second}" in said
     Path("empty").mkdir()
-    assert "empty holds no run with a best checkpoint" in failure(capsys, "test", "--ckpt_path=empty")
+    assert "empty holds no run with a checkpoint" in failure(capsys, "test", "--ckpt_path=empty")
+    assert "There is no checkpoint .: give" in failure(capsys, "test", "--ckpt_path=")
+
+
+def test_from_python_a_runs_folder_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--trainer.max_epochs=1", "--trainer.limit_train_batches=30")
+    (best,) = (run / "checkpoints").glob("best*")
+    model, data = ResNetV1.load_from_checkpoint(best), DigitsDataModule.load_from_checkpoint(best)
+    trainer = CifarTrainer(accelerator="cpu", logger=False, enable_progress_bar=False, max_epochs=2)
+    by_file, by_folder = (trainer.test(model, datamodule=data, ckpt_path=path) for path in (best, run))
+    assert by_file == by_folder
+    assert trainer.validate(model, datamodule=data, ckpt_path=str(run))
+    assert trainer.predict(model, datamodule=data, ckpt_path=run)
+    Image.new("RGB", (8, 8)).save("picture.png")
+    trainer.predict(model, datamodule=data, ckpt_path=run, images=Path("picture.png"))
+    assert (run / "pictures" / "predictions.csv").is_file()
+    capsys.readouterr()
+    trainer.summary(model, data, "csv", ckpt_path=run)
+    assert "total" in capsys.readouterr().out
+    trainer.fit(model, datamodule=data, ckpt_path=run)
+    assert trainer.current_epoch == 2
 
 
 def test_a_run_that_cannot_be_written_to_is_named_before_anything_is_computed(

@@ -200,9 +200,11 @@ def test_a_checkpoint_does_not_choose_what_code_is_imported(
     folder.mkdir(parents=True)
     config = "model: {class_path: planted.Net}\ntrainer: {callbacks: [{class_path: planted.Net}]}\n"
     (folder.parent / "config.yaml").write_text(config)
-    (folder / "hostile.ckpt").write_bytes(planted(run.read_bytes(), where, {**content[where], **change}))
-    with pytest.raises(
-        SystemExit, match=r"asks for the class .*planted\.\w+.*, whose code a checkpoint may not choose"
-    ):
-        main([command, "--ckpt_path=received/checkpoints/hostile.ckpt"])
+    hostile = folder / "best.ckpt"
+    hostile.write_bytes(planted(run.read_bytes(), where, {**content[where], **change}))
+    for given in (hostile, folder.parent):
+        with pytest.raises(
+            SystemExit, match=r"asks for the class .*planted\.\w+.*, whose code a checkpoint may not choose"
+        ):
+            main([command, f"--ckpt_path={given}"])
     assert not Path("executed").exists()

@@ -52,11 +52,11 @@ Curves = dict[str, list[tuple[int, float]]]
 REPORT, TABLE, METRICS = "report.html", "predictions.csv", "metrics.json"
 # Errors in report.html: of 10,000 images of which 90 % are right all. Their Grad-CAM takes 5 s for ResNet-20.
 SHOWN = 1000
-# Of the pictures errors_1.png, errors_2.png, … and how many of these.
-ERRORS_IN_A_PICTURE, COLUMNS, PICTURES_OF_ERRORS = 16, 8, 4
+# Of the pictures errors_1.png, errors_2.png, …
+ERRORS_IN_A_PICTURE, COLUMNS = 16, 8
+PICTURES_OF_ERRORS = 4
 ROWS = ("image", "seen as predicted", "seen as true")
-# Where that of the package is not as people write it.
-NAMES = {"GradCAM": "Grad-CAM"}
+NAMES = {"GradCAM": "Grad-CAM"}  # where that of the package is not as people write it
 
 
 def explain(
