@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_lit.classes import check_classes
+from cifar_lit.compiling import CompilableModule, CompileMode
 from cifar_lit.errors import UserError
 from cifar_lit.optimizers import NesterovSGD, begin_momentum
-from cifar_lit.plain import with_plain_numbers
+from cifar_lit.plain import with_plain_values
 from cifar_lit.ranks import several_ranks, share_of_ranks
 from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
@@ -25,7 +25,7 @@ OptimizerCallable = Callable[[Iterable], Optimizer]
 Batch = tuple[Tensor, Tensor]
 
 
-class Classifier(ResumableModule):
+class Classifier(CompilableModule, ResumableModule):
     """Trains and evaluates a network that maps images to logits.
 
     A subclass builds a network, passes it up, and says where Grad-CAM looks:
@@ -60,28 +60,26 @@ class Classifier(ResumableModule):
         self,
         net: nn.Module,
         num_classes: int = 10,
-        optimizer: OptimizerCallable = lambda params: NesterovSGD(params, lr=0.1),
+        optimizer: OptimizerCallable = NesterovSGD,
         schedule: ScheduleCallable | None = None,
         weight_decay_on: Decayed = "weights",
         l1_penalty: float = 0.0,
         label_smoothing: float = 0.0,
         tta: Literal["none", "flip", "multi_view"] = "none",
-        compile_mode: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none",
+        compile_mode: CompileMode = "none",
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing is {label_smoothing}: give a number from 0 up to, but not, 1.")
+        if optimizer is None:
+            raise UserError("optimizer is null: name one, such as SGD, or leave it out for the default.")
         self.save_hyperparameters(ignore=["net"])
         for name, value in [*self.hparams.items()]:
-            self.hparams[name] = with_plain_numbers(value)
+            self.hparams[name] = with_plain_values(value)
             # The command line leaves plain data; a function or a class of Python would make the checkpoint a pickle.
             if callable(value):
                 del self.hparams[name]
-        # Convolutions run fastest on this layout, on CPUs in bfloat16 as on GPUs.
-        self.net: Any = net.to(memory_format=torch.channels_last)
-        # A function, not a module: names of weights stay, and hooks on layers (Grad-CAM) see the network itself.
-        self._compiled = None if compile_mode == "none" else torch.compile(self.net.forward, mode=compile_mode)
-        self.compile_mode = compile_mode
+        self.take_network(net, compile_mode)
         self.num_classes = num_classes
         self.optimizer = optimizer
         self.schedule = schedule
@@ -105,16 +103,6 @@ class Classifier(ResumableModule):
         """Lightning's hook: sees whether the network's classes are the data's."""
         super().setup(stage)
         check_classes(type(self).__name__, self.num_classes, getattr(self._trainer, "datamodule", None), stage)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Maps normalised images, float (N, 3, H, W), to logits (N, num_classes)."""
-        images = images.contiguous(memory_format=torch.channels_last)
-        if self._compiled is None:
-            logits: Tensor = self.net(images)
-            return logits
-        logits = self._compiled(images)
-        # With CUDA graphs the next call writes over this one's output, which evaluation keeps.
-        return logits if self.training else logits.clone()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Makes what the network draws (dropout) a function of (seed, epoch, batch, rank) alone; begins to count."""
@@ -181,10 +169,19 @@ class Classifier(ResumableModule):
         if not (isinstance(scheduler, ReduceLROnPlateau) and self.is_configured_here):
             super().lr_scheduler_step(scheduler, metric)
 
+    def on_validation_epoch_start(self) -> None:
+        """Begins to count; one that was broken off may have left something."""
+        self.val_scores.reset()
+
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/loss`` and ``val/accuracy``."""
         self._log("val", self.val_scores)
         self._validated = not self.trainer.sanity_checking
+
+    def on_test_epoch_start(self) -> None:
+        """Begins to count, as `on_validation_epoch_start`."""
+        for scores in filter(None, (self.test_scores, self.tta_scores)):
+            scores.reset()
 
     def on_test_epoch_end(self) -> None:
         """Logs ``test/loss`` and ``test/accuracy``, and those of ``tta`` beside, as ``test/accuracy_flip``."""
@@ -196,6 +193,11 @@ class Classifier(ResumableModule):
         for name, metric in scores.named().items():
             # Lightning's own bar, where there is one, shows them.
             self.log(f"{split}/{name}{suffix}", metric, prog_bar=split != "test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says of which class it is, too, which else the command line alone would."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters: those with the optimizer's weight decay, and those without any."""

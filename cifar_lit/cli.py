@@ -68,7 +68,8 @@ class CifarCLI(LightningCLI):
         shared = {"default_config_files": [str(DEFAULTS)], **strict}
         # The generated usage lists every option on a hundred lines; the help below it does so with explanations.
         usage = "cifar-lit {} [--config FILE] [--OPTION=VALUE …]"
-        asked = with_classes_first(sys.argv[1:] if args is None else args)
+        self._arguments = sys.argv[1:] if args is None else [*args]
+        asked = with_classes_first(self._arguments)
         given, every = with_own_config(asked, KNOWS_ITS_RUN), self.subcommands()
         # A parser takes 0.1 s to make: only that of the command is, where one is named.
         commands = {given[0]: every[given[0]]} if given and given[0] in every else every
@@ -200,7 +201,7 @@ class CifarCLI(LightningCLI):
         if config.logger in (None, True):
             config.logger = logger_of(self.checkpoint, self._root, self.recipe, self.subcommand != "fit")
         if self.subcommand == "fit":
-            callbacks.append(Provenance(self._parser("fit").dump(self._settings)))
+            callbacks.append(Provenance(self._parser("fit").dump(self._settings), self._arguments))
         if self.subcommand == "predict" and self._settings.images is None:
             assert self.checkpoint is not None, "predict always has one"
             others = run_of(self.checkpoint) if config.logger else None

@@ -46,13 +46,16 @@ def groups_by_kind(
     """Splits each group into its biases, its matrices and its filters, with the settings of each.
 
     Args:
-        params: Parameters, or groups of them with settings of their own.
+        params: Parameters, with their names or without, or groups of them with settings of their own.
         biases: Settings with ``lr`` and, not multiplied by it, ``weight_decay``.
         matrices: The same of these.
         filters: The same of these.
         unit: What rate and decay are divided by.
     """
     given = list(params)
+    if given and isinstance(given[0], tuple):
+        # Names of parameters are of no use here.
+        given = [parameter for _, parameter in given]
     groups = []
     for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
         split: dict[str, list[Tensor]] = {"biases": [], "matrices": [], "filters": []}

@@ -15,7 +15,7 @@ from cifar_lit.hooks import QuicklyNoted
 from cifar_lit.ranks import of_all_ranks
 from cifar_lit.resumed_settings import take_settings, unnamed_settings
 from cifar_lit.scores import Counted, Scores, together
-from cifar_lit.stepping import seed_order
+from cifar_lit.stepping import draw_seed, seed_afterwards, seed_order
 
 
 class ResumableModule(QuicklyNoted, ABC):
@@ -36,9 +36,10 @@ class ResumableModule(QuicklyNoted, ABC):
         self._scores_before: Counted = {}
         self._monitored_before: dict[str, Tensor] = {}
         self._progress_before: dict[str, Any] = {}
-        # Of the run: batches of an epoch, and how many a step takes.
+        # Of the run: batches of an epoch, and of a step; whether its length is a number of steps.
         self._batches: tuple[float, int] = (math.inf, 1)
         self._ahead: int | None = None
+        self._by_steps = False
         # Which optimizer and schedule the settings made; not they themselves, which a copy of the module would copy.
         self._configured: tuple[int, int] | None = None
         # What its groups had then of what no argument names, and had before in the run that is gone on with.
@@ -46,12 +47,19 @@ class ResumableModule(QuicklyNoted, ABC):
         self._unnamed_before: list[dict[str, Any]] = []
         # Whether there was a validation in this epoch.
         self._validated = False
+        self._drawn: int | None = None  # for torch's generators behind the run
 
     def setup(self, stage: str) -> None:
         """Forgets what a checkpoint brought along for an earlier run."""
         if stage == "fit":
             self._forget()
+            self._drawn = draw_seed()
             seed_order(self.trainer.current_epoch if self._trainer is not None else 0)
+
+    def teardown(self, stage: str) -> None:
+        """Lets what is drawn behind a run be another each time."""
+        if stage == "fit" and self._drawn is not None:
+            seed_afterwards(self._drawn)
 
     @abstractmethod
     def new_optimizer(self) -> Optimizer:
@@ -79,7 +87,7 @@ class ResumableModule(QuicklyNoted, ABC):
         """
         if self._ahead is None:
             self._batches = self.trainer.num_training_batches, self.trainer.accumulate_grad_batches
-            self._ahead = self._found_ahead(self._progress_before)
+            self._ahead, self._by_steps = self._found_ahead(self._progress_before), self._length_is_steps
         return self._ahead
 
     def _found_ahead(self, before: dict[str, Any]) -> int:
@@ -131,7 +139,8 @@ class ResumableModule(QuicklyNoted, ABC):
         checkpoint["validated"] = self._validated
         if self._batches[0] < math.inf:
             batches, a_step = self._batches
-            ahead = None if self._length_is_steps else self.steps_ahead
+            # As noted when it began: since then another trainer may have had the module.
+            ahead = None if self._by_steps else self._ahead
             checkpoint["progress"] = {"batches": int(batches), "a_step": a_step, "ahead": ahead}
         if self.is_configured_here:
             checkpoint["optimizer"] = type(self.optimizers(use_pl_optimizer=False)).__name__

@@ -28,6 +28,19 @@ def seed_batch(device: torch.device, epoch: int, batch: int, rank: int) -> None:
         torch.default_generator.manual_seed(seed)
 
 
+def draw_seed() -> int:
+    """What to seed torch's generators with behind a run, which seeds them step by step: see `seed_afterwards`."""
+    return int(torch.randint(_SEED_MASK, ()))
+
+
+def seed_afterwards(drawn: int) -> None:
+    """Has torch's generators go on from where they were before a run, and not from the last of its steps.
+
+    Else everything that is drawn behind a run, such as the weights of the next network, would be the same every time.
+    """
+    torch.manual_seed(drawn)
+
+
 def seed_order(epoch: int, batches: int = 0) -> None:
     """Makes the order in which a DataLoader of one's own shuffles an epoch's images a function of seed and epoch alone.
 

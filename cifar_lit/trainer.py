@@ -9,7 +9,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from cifar_lit.checkpoint_content import data_in, load_checkpoint
 from cifar_lit.commands import explain as explaining
 from cifar_lit.commands import export as exporting
-from cifar_lit.commands.evaluation import load_weights
+from cifar_lit.commands.evaluation import load_weights, modes_kept
 from cifar_lit.commands.learnt_data import preprocessing_in
 from cifar_lit.commands.pictures import FORMATS, OVERLAYS, predict_pictures
 from cifar_lit.commands.summary import Format, summarize
@@ -160,7 +160,8 @@ class CifarTrainer(Trainer):
             format: onnx, torch, or both.
         """
         checkpoint = self._meant(ckpt_path)
-        exporting.export(model, datamodule, checkpoint, _folder(output_dir, checkpoint, "export"), format)
+        with modes_kept(model):
+            exporting.export(model, datamodule, checkpoint, _folder(output_dir, checkpoint, "export"), format)
 
     def predict(
         self,
@@ -202,16 +203,9 @@ class CifarTrainer(Trainer):
         folder = _folder(output_dir, checkpoint, "pictures")
         class_names, normalize = preprocessing_in(load_weights(model, checkpoint), checkpoint)
         read = partial(decode, size=side_of_images(datamodule), formats=FORMATS)
-        predict_pictures(
-            model,
-            read,
-            normalize,
-            expanded(images),
-            folder / "predictions.csv",
-            class_names,
-            folder / OVERLAYS if overlays else None,
-            method,
-        )
+        table, shown = folder / "predictions.csv", folder / OVERLAYS if overlays else None
+        with modes_kept(model):
+            predict_pictures(model, read, normalize, expanded(images), table, class_names, shown, method)
         return None
 
     def _meant(self, ckpt_path: str | Path) -> Path:

@@ -1,8 +1,10 @@
 """Loss, metrics, optimizer and schedule of a Classifier, trained with a plain Trainer."""
 
 import math
+import pickle
 from collections.abc import Iterator
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,73 @@ def test_a_fit_may_follow_an_evaluation_and_one_the_other(tmp_path: Path) -> Non
     figures = trainer(tmp_path).validate(model, datamodule=data)
     assert figures == trainer(tmp_path).validate(model, datamodule=data)
     assert figures[0].keys() == {"val/loss", "val/accuracy"}
+
+
+def test_what_is_drawn_behind_a_run_is_another_each_time(tmp_path: Path) -> None:
+    seed_everything(3)
+    drawn = []
+    for _ in range(3):
+        model = ResNetV1(depth=8)
+        drawn.append(next(model.parameters()).sum().item())
+        trainer(tmp_path, limit_train_batches=1, limit_val_batches=0).fit(model, datamodule=DigitsDataModule())
+    assert len(set(drawn)) == 3
+    # And it depends on the seed alone.
+    last = torch.rand(3)
+    seed_everything(3)
+    for _ in range(3):
+        model = ResNetV1(depth=8)
+        trainer(tmp_path, limit_train_batches=2, limit_val_batches=0).fit(model, datamodule=DigitsDataModule())
+    assert torch.equal(torch.rand(3), last)
+
+
+def test_an_evaluation_that_was_broken_off_does_not_count_in_the_next(tmp_path: Path) -> None:
+    model, data = Pixels(tta="flip"), DigitsDataModule(batch_size=64)
+    right = [trainer(tmp_path).validate(model, data), trainer(tmp_path).test(model, data)]
+    images, labels = torch.randn(8, 3, 32, 32), torch.zeros(8, dtype=torch.long)
+    with torch.no_grad():
+        model.validation_step((images, labels), 0)
+        model.test_step((images, labels), 0)
+    assert [trainer(tmp_path).validate(model, data), trainer(tmp_path).test(model, data)] == right
+
+
+def test_a_copy_of_a_compiled_model_runs_its_own_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", lambda function, mode: compiled(function))
+    model = Pixels(compile_mode="default")
+    images = torch.randn(2, 3, 32, 32)
+    model(images)
+    copy = deepcopy(model)
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter.zero_()
+    assert not copy(images).any()
+    assert model(images).any()
+    model.training_step((images, torch.zeros(2, dtype=torch.long)), 0).backward()  # type: ignore[no-untyped-call]
+    assert all(parameter.grad is None for parameter in copy.parameters())
+
+
+def test_a_model_of_python_can_be_pickled() -> None:
+    model = ResNetV1(depth=8)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(pickle.loads(pickle.dumps(model)).eval()(images), model.eval()(images))
+
+
+def test_a_checkpoint_may_be_saved_when_another_trainer_has_had_the_model(tmp_path: Path) -> None:
+    model, data = Pixels(), DigitsDataModule()
+    first, second = trainer(tmp_path, limit_train_batches=2), trainer(tmp_path, max_epochs=-1)
+    first.fit(model, data)
+    second.test(model, data)
+    first.save_checkpoint(tmp_path / "saved.ckpt")
+    saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)
+    assert saved["progress"] == {"batches": 2, "a_step": 1, "ahead": 0}
+    assert saved["class_path"] == f"{__name__}.Pixels"
+
+
+def test_what_cannot_be_run_is_said_in_a_line() -> None:
+    with pytest.raises(UserError, match="pixels of uint8: give the trainer the data module"):
+        Pixels()(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
+    with pytest.raises(UserError, match="optimizer is null: name one"):
+        Pixels(optimizer=None)
 
 
 def test_flip_average_is_reported_beside_the_plain_figure(tmp_path: Path) -> None:

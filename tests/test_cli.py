@@ -303,8 +303,15 @@ def test_from_python_a_runs_folder_means_the_same(capsys: pytest.CaptureFixture[
     assert trainer.validate(model, datamodule=data, ckpt_path=str(run))
     assert trainer.predict(model, datamodule=data, ckpt_path=run)
     Image.new("RGB", (8, 8)).save("picture.png")
+    # Lightning trains in the mode in which it finds a model.
+    model.train()
+    next(model.net.children()).eval()
+    modes = [module.training for module in model.modules()]
     trainer.predict(model, datamodule=data, ckpt_path=run, images=Path("picture.png"))
     assert (run / "pictures" / "predictions.csv").is_file()
+    trainer.explain(model, run, data, output_dir=Path("explained"))
+    trainer.export(model, run, data, output_dir=Path("exported"), format="torch")
+    assert [module.training for module in model.modules()] == modes
     capsys.readouterr()
     trainer.summary(model, data, "csv", ckpt_path=run)
     assert "total" in capsys.readouterr().out

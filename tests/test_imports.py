@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "logger": {"errors", "files", "runs"},
     "scores": set(),
     "hooks": set(),
+    "compiling": {"errors"},
     "views": set(),
     "parameter_kinds": set(),
     "optimizers": {"errors", "parameter_kinds", "precision"},
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "resuming": {"console", "errors", "hooks", "ranks", "resumed_settings", "scores", "stepping"},
     "classifier": {
         "classes",
+        "compiling",
         "errors",
         "optimizers",
         "plain",

@@ -188,6 +188,15 @@ def test_scales_norms_and_embeddings_are_no_filters() -> None:
             torch.testing.assert_close(parameter, old, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("build", [MuonSGD, DecoupledSGD, NesterovSGD])
+def test_parameters_may_come_with_their_names(build: Any) -> None:
+    model = ResNetV1(depth=8)
+    named, plain = build(model.named_parameters()), build(model.parameters())
+    assert [[*map(id, group["params"])] for group in named.param_groups] == [
+        [*map(id, group["params"])] for group in plain.param_groups
+    ]
+
+
 def test_a_groups_own_settings_come_first() -> None:
     model = Mixed()
     groups = [

@@ -49,12 +49,12 @@ class Distillation(Callback):
             the run.
     """
 
-    def __init__(self, teacher: str, weight: float = 0.9, temperature: float = 4.0) -> None:
+    def __init__(self, teacher: str | Path, weight: float = 0.9, temperature: float = 4.0) -> None:
         if not 0 <= weight <= 1:
             raise UserError(f"weight is {weight}: give the teacher's share of the loss, from 0 to 1.")
         if temperature <= 0:
             raise UserError(f"temperature is {temperature}: give a number above 0.")
-        self.teacher = teacher
+        self.teacher = str(teacher)
         self.path = expanded(teacher)
         self.weight = weight
         self.temperature = temperature
@@ -123,7 +123,7 @@ class Distillation(Callback):
 
     def _built(self, content: dict[str, Any], student: Classifier) -> Classifier:
         settings = dict(content.get("hyper_parameters", {}))
-        name = settings.pop("_class_path", None)
+        name = settings.pop("_class_path", None) or content.get("class_path")
         if not isinstance(name, str) or not ARCHITECTURE.fullmatch(name):
             raise UserError(f"The teacher {self.path} is of none of cifar_lit's architectures, but of {name}.")
         module, _, kind = name.rpartition(".")
@@ -197,6 +197,10 @@ class Distillation(Callback):
         # T²: gradients of softened logits shrink by it.
         apart = self.temperature**2 * F.kl_div(outputs, targets, reduction="batchmean", log_target=True)
         return (1 - self.weight) * loss + self.weight * apart
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves the network as it was, where the run is broken off."""
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leaves the network as it was."""

@@ -4,8 +4,8 @@ import json
 import os
 import platform
 import shlex
-import sys
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ class Provenance(Callback):
 
     Args:
         settings: As resolved, as YAML. They go to the checkpoint; in the folder they have a file of their own.
+        arguments: Of the command line.
     """
 
-    def __init__(self, settings: str) -> None:
+    def __init__(self, settings: str, arguments: Sequence[str]) -> None:
         self.settings = settings
+        self.arguments = arguments
         self._starts: list[dict[str, Any]] = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -43,7 +45,7 @@ class Provenance(Callback):
         """Takes everything down; not before a resumed run knows its step."""
         self._starts.append(
             {
-                "command": shlex.join(["cifar-lit", *sys.argv[1:]]),
+                "command": shlex.join(["cifar-lit", *self.arguments]),
                 "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "from_step": trainer.global_step,
                 "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,

@@ -1,5 +1,6 @@
 """What the commands share that look into a trained network: its weights, its predictions, where they come from."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -75,8 +76,18 @@ def load_weights(model: LightningModule, path: Path) -> dict[str, Any]:
             f"{path} is of another architecture than {type(model).__name__} with these settings: leave --config out "
             "to take its run's own, or give the options that it was trained with."
         ) from error
-    model.eval()
     return content
+
+
+@contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Gives every part of a model its mode back, of training or evaluation: Lightning trains in that which it finds."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
 
 
 def cam_target_of(model: LightningModule) -> tuple[nn.Module, nn.Module] | None:

@@ -86,7 +86,7 @@ def export(
     data = image_data(datamodule)
     ready_to_write(output_dir)
     take_learnt(load_checkpoint(checkpoint), data, checkpoint)
-    content = load_weights(model, checkpoint)
+    content = load_weights(model.eval(), checkpoint)
     class_names, normalize = preprocessing_in(content, checkpoint)
     data.prepare_data()
     data.setup("test")

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from pytorch_lightning import LightningModule, Trainer, seed_everything
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
 from cifar_lit.callbacks.distillation import Distillation
@@ -135,6 +135,30 @@ def test_a_student_comes_near_its_teacher(tmp_path: Path) -> None:
     trainer.fit(student, datamodule=data)
     assert apart() < before / 2
     assert student.taught is None
+
+
+class BrokenOff(Callback):
+    def on_train_batch_end(self, *args: object) -> None:
+        raise KeyError("broken off")
+
+
+def test_a_fit_that_is_broken_off_leaves_no_teacher_in_the_student(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    callbacks = [Distillation(a_teacher(tmp_path / "teacher.ckpt")), BrokenOff()]
+    student = DepthwiseNet(**SMALL)
+    with pytest.raises(KeyError, match="broken off"):
+        Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, **settings).fit(student, DigitsDataModule())
+    assert student.taught is None
+
+
+def test_a_run_of_python_may_teach(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "limit_train_batches": 1}
+    trainer = Trainer(max_epochs=1, accelerator="cpu", enable_checkpointing=False, **settings)
+    trainer.fit(DepthwiseNet(**SMALL), DigitsDataModule())
+    trainer.save_checkpoint(tmp_path / "teacher.ckpt")
+    callback = started(Distillation(tmp_path / "teacher.ckpt", weight=1.0))
+    images, logits = torch.randn(3, 3, 32, 32), torch.randn(3, 10)
+    assert callback.loss(images, logits, torch.tensor(0.0)) > 0
 
 
 @pytest.mark.parametrize("changed", [False, True])

@@ -1,6 +1,7 @@
 """Every run says what it was."""
 
 import json
+import shlex
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ def test_a_run_and_its_checkpoints_say_what_they_were(tmp_path: Path, monkeypatc
     (start,) = json.loads((run / "provenance.json").read_text())
     assert (start["seed"], start["from_step"], start["machine"]["device"]) == (7, 0, "cpu")
     assert start["versions"]["torch"] == version("torch")
+    assert start["command"] == "cifar-lit " + shlex.join([*FIT, "--trainer.max_epochs=1", "--seed_everything=7"])
     assert start["data"]["test"]["images"] == 359
     main([*FIT, "--trainer.max_epochs=2", "--seed_everything=7", "--ckpt_path=last"])
     first, second = json.loads((run / "provenance.json").read_text())

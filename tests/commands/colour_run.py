@@ -59,7 +59,7 @@ def train(folder: Path, *further: Callback) -> Run:
     keeper = ModelCheckpoint(here / "checkpoints", filename="last")
     run = Run(here, here / "checkpoints" / "last.ckpt", Colours)
     torch.manual_seed(0)
-    callbacks = [*further, keeper, Provenance("")]
+    callbacks = [*further, keeper, Provenance("", [])]
     trainer = run.trainer(max_epochs=2, logger=logger, callbacks=callbacks, enable_checkpointing=True)
     trainer.fit(run.model(), Colours(seed=1))
     (here / "config.yaml").touch()

@@ -33,6 +33,10 @@ def error_of(root: Path) -> str:
     return message
 
 
+def test_a_path_is_kept_as_text_for_a_checkpoint() -> None:
+    assert ImageFolderDataModule(root=Path("some") / "folder").hparams["root"] == str(Path("some", "folder"))  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are decoded from here on."""

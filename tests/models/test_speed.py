@@ -245,11 +245,14 @@ def test_the_bias_is_trained_again_in_a_next_fit(tmp_path: Path) -> None:
 
 
 def test_each_step_draws_from_its_own_seed(tmp_path: Path) -> None:
-    model = narrow()
-    fit(model, Given(smooth(0, 18)), tmp_path)
-    seed_of_the_last_step = torch.initial_seed()
-    seed_everything(0)
-    assert seed_of_the_last_step != torch.initial_seed()
+    seeds: list[int] = []
+
+    class Seeds(Callback):
+        def on_train_batch_end(self, *args: object) -> None:
+            seeds.append(torch.initial_seed())
+
+    fit(narrow(), Given(smooth(0, 18)), tmp_path, callbacks=[Seeds()], max_epochs=2)
+    assert len(set(seeds)) == len(seeds) > 1
 
 
 def test_images_without_variance_give_no_nan() -> None:

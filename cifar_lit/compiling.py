@@ -1,0 +1,57 @@
+"""A module's network, as it is or compiled by torch."""
+
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from cifar_lit.errors import UserError
+
+CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
+
+
+class CompilableModule(LightningModule):
+    """Has a network, and runs it as it is or compiled.
+
+    Attributes:
+        net: Maps normalised images, float (N, 3, H, W), to logits (N, C).
+        compile_mode: torch.compile's, or ``none``.
+    """
+
+    net: Any
+    compile_mode: CompileMode
+
+    def take_network(self, net: nn.Module, compile_mode: CompileMode) -> None:
+        """Takes a network, which is compiled when it runs for the first time."""
+        # Convolutions run fastest on this layout, on CPUs in bfloat16 as on GPUs.
+        self.net = net.to(memory_format=torch.channels_last)
+        self.compile_mode = compile_mode
+        self._compiled = self._new_compiled()
+
+    def _new_compiled(self) -> Any:
+        # A function, not a module: names of weights stay, and hooks on layers (Grad-CAM) see the network itself.
+        return None if self.compile_mode == "none" else torch.compile(self.net.forward, mode=self.compile_mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a file, which has a network of its own: what was compiled would run this one's."""
+        return {**super().__getstate__(), "_compiled": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._compiled = self._new_compiled()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Maps normalised images, float (N, 3, H, W), to logits (N, C)."""
+        if images.dtype == torch.uint8:
+            raise UserError(
+                "These images are pixels of uint8: give the trainer the data module and not its loaders, or normalise "
+                "a batch with the data module's on_after_batch_transfer."
+            )
+        images = images.contiguous(memory_format=torch.channels_last)
+        if self._compiled is None:
+            logits: Tensor = self.net(images)
+            return logits
+        logits = self._compiled(images)
+        # With CUDA graphs the next call writes over this one's output, which evaluation keeps.
+        return logits if self.training else logits.clone()
