@@ -38,8 +38,8 @@ class CifarTrainer(Trainer):
             train_dataloaders: Batches, instead of a data module.
             val_dataloaders: Batches, instead of a data module.
             datamodule: The data.
-            ckpt_path: The checkpoint to go on from: a file, a run's folder for its last, or best or last of the newest
-                run; by default training begins afresh.
+            ckpt_path: The checkpoint to go on from: a file, a run's folder for its last, or on the command line best or
+                last of the newest run; by default training begins afresh.
             weights_only: Load it as data alone.
         """
         checkpoint = self._of_folder(ckpt_path, LAST)
@@ -59,8 +59,8 @@ class CifarTrainer(Trainer):
         Args:
             model: The model.
             dataloaders: Batches, instead of a data module.
-            ckpt_path: The checkpoint: a file, a run's folder for its best, or best or last of the newest run; by
-                default best.
+            ckpt_path: The checkpoint: a file, a run's folder for its best, or on the command line best or last of the
+                newest run, and by default best.
             verbose: Print what was measured.
             datamodule: The data.
             weights_only: Load it as data alone.
@@ -81,8 +81,8 @@ class CifarTrainer(Trainer):
         Args:
             model: The model.
             dataloaders: Batches, instead of a data module.
-            ckpt_path: The checkpoint: a file, a run's folder for its best, or best or last of the newest run; by
-                default best.
+            ckpt_path: The checkpoint: a file, a run's folder for its best, or on the command line best or last of the
+                newest run, and by default best.
             verbose: Print what was measured.
             datamodule: The data.
             weights_only: Load it as data alone.
@@ -183,7 +183,8 @@ class CifarTrainer(Trainer):
             dataloaders: Batches, instead of a data module.
             datamodule: The data.
             return_predictions: Return them; by default so where one process runs.
-            ckpt_path: The checkpoint: a file, a run's folder, or best or last of the newest run; by default best.
+            ckpt_path: The checkpoint: a file, a run's folder for its best, or on the command line best or last of the
+                newest run, and by default best.
             weights_only: Load it as data alone.
             images: A folder of pictures, or one, to predict instead of the test images.
             overlays: Also write each picture with Grad-CAM of what was predicted.

@@ -53,7 +53,7 @@ def image_data(datamodule: LightningDataModule | None) -> ImageData:
 
 
 def load_weights(model: LightningModule, path: Path) -> dict[str, Any]:
-    """Gives a model a checkpoint's weights and puts it in evaluation mode.
+    """Gives a model a checkpoint's weights; its mode stays.
 
     Args:
         model: Built with the settings of the checkpoint's run.

@@ -224,9 +224,8 @@ class ImageDataModule(LightningDataModule):
                 )
             return [images.permute(0, 3, 1, 2), *rest]
         assert self._statistics is not None, "setup() comes first"
-        if self._statistics[0].device != images.device:
-            self._statistics = (self._statistics[0].to(images.device), self._statistics[1].to(images.device))
-        mean, std = self._statistics
+        mean, std = (statistic.to(images.device) for statistic in self._statistics)
+        self._statistics = mean, std
         normalised = (images.permute(0, 3, 1, 2) - mean) / std
         if self.trainer is not None:
             # To the type of the weights: Lightning has converted the batch before, while it was uint8.
@@ -239,12 +238,13 @@ class ImageDataModule(LightningDataModule):
             return {}
         mean, std = self._statistics
         kept = {"class_names": list(self.class_names), "image_size": self.test_images.size}
-        state: dict[str, Any] = {**kept, "mean": mean.cpu(), "std": std.cpu()}
+        state: dict[str, Any] = {**kept, "mean": mean.cpu(), "std": std.cpu(), "scaled": bool(self.scaling)}
         return state if self._train_loader is None else {**state, "train_loader": self._train_loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lets the next training loader continue where the checkpoint's left off, and images be normalised alike."""
         self.normalise_as(state_dict)
-        # Lightning has a way of its own to do this. But it forgets the position where the loader is asked for before
-        # the loops are restored, as happens when a schedule asks for the number of steps.
+        if state_dict.get("scaled") and not self.scaling:
+            say("The checkpoint's images were normalised by its own transforms, which are not in it: give those, too.")
+        # Lightning's own way forgets it where the loader is asked for before, as by a schedule for the number of steps.
         self._resume_from = state_dict.get("train_loader")

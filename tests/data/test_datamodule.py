@@ -208,6 +208,16 @@ def test_training_images_are_augmented() -> None:
     assert seen == {(255 - image).tobytes() for image in images_of(data.train_images)}
 
 
+def test_that_a_checkpoint_lacks_what_normalised_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    own, plain = ready(transforms=[A.Normalize()]), ready()
+    for data in (ready(transforms=[A.Normalize()]), ready(transforms=[A.ToFloat()])):
+        data.load_state_dict(own.state_dict())
+    plain.load_state_dict(ready().state_dict())
+    assert "normalised by its own transforms" not in capsys.readouterr().out
+    plain.load_state_dict(own.state_dict())
+    assert "normalised by its own transforms, which are not in it: give those, too." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_change_nothing(num_workers: int) -> None:
     def batches(workers: int) -> list[torch.Tensor]:
@@ -346,7 +356,7 @@ def test_state_tells_class_names_and_statistics() -> None:
     assert TinyDataModule().state_dict() == {}
     data = ready(normalize="channel")
     state = data.state_dict()
-    assert set(state) == {"class_names", "image_size", "mean", "std"}
+    assert set(state) == {"class_names", "image_size", "mean", "std", "scaled"}
     assert state["image_size"] == 8
     assert state["class_names"] == list(CLASSES)
     pixels = data.load("train").pixels.reshape(-1, 3)
