@@ -195,7 +195,7 @@ class Classifier(CompilableModule, ResumableModule):
             self.log(f"{split}/{name}{suffix}", metric, prog_bar=split != "test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says of which class it is, too, which else the command line alone would."""
+        """Says of which class the module is; what the command line keeps of that is there only where it was used."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
 

@@ -34,7 +34,7 @@ class CompilableModule(LightningModule):
         return None if self.compile_mode == "none" else torch.compile(self.net.forward, mode=self.compile_mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Of a copy or a file, which has a network of its own: what was compiled would run this one's."""
+        """For a copy or a file: without what was compiled, which would go on running this module's own network."""
         return {**super().__getstate__(), "_compiled": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -45,8 +45,8 @@ class CompilableModule(LightningModule):
         """Maps normalised images, float (N, 3, H, W), to logits (N, C)."""
         if images.dtype == torch.uint8:
             raise UserError(
-                "These images are pixels of uint8: give the trainer the data module and not its loaders, or normalise "
-                "a batch with the data module's on_after_batch_transfer."
+                "These images are pixels of uint8, and not yet normalised: give a trainer the data module and not its "
+                "loaders, or normalise a batch with the data module's on_after_batch_transfer."
             )
         images = images.contiguous(memory_format=torch.channels_last)
         if self._compiled is None:

@@ -53,13 +53,12 @@ def groups_by_kind(
         unit: What rate and decay are divided by.
     """
     given = list(params)
-    if given and isinstance(given[0], tuple):
-        # Names of parameters are of no use here.
-        given = [parameter for _, parameter in given]
     groups = []
     for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
         split: dict[str, list[Tensor]] = {"biases": [], "matrices": [], "filters": []}
-        for parameter in group["params"]:
+        for member in group["params"]:
+            # A name is of no use here.
+            parameter = member[1] if isinstance(member, tuple) else member
             split[_kind(parameter, group)].append(parameter)
         for settings, members in zip((biases, matrices, filters), split.values(), strict=True):
             merged = {**settings, **group, "params": members}

@@ -57,7 +57,7 @@ class ResumableModule(QuicklyNoted, ABC):
             seed_order(self.trainer.current_epoch if self._trainer is not None else 0)
 
     def teardown(self, stage: str) -> None:
-        """Lets what is drawn behind a run be another each time."""
+        """Lets what is drawn behind a run be another each time; Lightning calls it only where none was broken off."""
         if stage == "fit" and self._drawn is not None:
             seed_afterwards(self._drawn)
 
@@ -140,7 +140,7 @@ class ResumableModule(QuicklyNoted, ABC):
         if self._batches[0] < math.inf:
             batches, a_step = self._batches
             # As noted when it began: since then another trainer may have had the module.
-            ahead = None if self._by_steps else self._ahead
+            ahead = None if self._by_steps else self.steps_ahead
             checkpoint["progress"] = {"batches": int(batches), "a_step": a_step, "ahead": ahead}
         if self.is_configured_here:
             checkpoint["optimizer"] = type(self.optimizers(use_pl_optimizer=False)).__name__

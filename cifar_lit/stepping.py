@@ -1,5 +1,6 @@
 """What a training step is made of beyond its loss: its seed, the weight of its batches, and its learning rate."""
 
+import itertools
 import os
 from typing import Any
 
@@ -8,8 +9,12 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cifar_lit.ranks import several_ranks
+
 # Generators take seeds below 2⁶³.
 _SEED_MASK = 0x7FFF_FFFF_FFFF_FFFF
+# Of this process.
+_FITS = itertools.count()
 
 
 def seed_batch(device: torch.device, epoch: int, batch: int, rank: int) -> None:
@@ -30,11 +35,13 @@ def seed_batch(device: torch.device, epoch: int, batch: int, rank: int) -> None:
 
 def draw_seed() -> int:
     """What to seed torch's generators with behind a run, which seeds them step by step: see `seed_afterwards`."""
-    return int(torch.randint(_SEED_MASK, ()))
+    drawn, count = int(torch.randint(_SEED_MASK, (), device="cpu")), next(_FITS)
+    # Lightning has several ranks begin every fit with the run's seed: there the count alone tells one from another.
+    return hash((drawn, count)) & _SEED_MASK if several_ranks() else drawn
 
 
 def seed_afterwards(drawn: int) -> None:
-    """Has torch's generators go on from where they were before a run, and not from the last of its steps.
+    """Has torch's generators go on from what was drawn before a run, and not from the last of its steps.
 
     Else everything that is drawn behind a run, such as the weights of the next network, would be the same every time.
     """

@@ -138,7 +138,8 @@ class CifarTrainer(Trainer):
         """
         checkpoint = self._meant(ckpt_path)
         folder = _folder(output_dir, checkpoint, "explain")
-        explaining.explain(self, model, datamodule, checkpoint, folder, method, limit)
+        with modes_kept(model):
+            explaining.explain(self, model, datamodule, checkpoint, folder, method, limit)
 
     def export(
         self,

@@ -300,7 +300,7 @@ def test_a_checkpoint_may_be_saved_when_another_trainer_has_had_the_model(tmp_pa
 
 
 def test_what_cannot_be_run_is_said_in_a_line() -> None:
-    with pytest.raises(UserError, match="pixels of uint8: give the trainer the data module"):
+    with pytest.raises(UserError, match="pixels of uint8, and not yet normalised: give a trainer the data module"):
         Pixels()(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
     with pytest.raises(UserError, match="optimizer is null: name one"):
         Pixels(optimizer=None)

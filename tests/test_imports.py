@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "optimizers": {"errors", "parameter_kinds", "precision"},
     "weight_decay": {"errors", "parameter_kinds"},
     "scheduling": {"errors"},
-    "stepping": set(),
+    "stepping": {"ranks"},
     "resumed_settings": {"plain", "schedules"},
     "resuming": {"console", "errors", "hooks", "ranks", "resumed_settings", "scores", "stepping"},
     "classifier": {

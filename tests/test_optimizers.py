@@ -191,10 +191,11 @@ def test_scales_norms_and_embeddings_are_no_filters() -> None:
 @pytest.mark.parametrize("build", [MuonSGD, DecoupledSGD, NesterovSGD])
 def test_parameters_may_come_with_their_names(build: Any) -> None:
     model = ResNetV1(depth=8)
-    named, plain = build(model.named_parameters()), build(model.parameters())
-    assert [[*map(id, group["params"])] for group in named.param_groups] == [
-        [*map(id, group["params"])] for group in plain.param_groups
-    ]
+    plain, *named = (
+        [[*map(id, group["params"])] for group in build(params).param_groups]
+        for params in (model.parameters(), model.named_parameters(), [{"params": model.named_parameters()}])
+    )
+    assert named == [plain, plain]
 
 
 def test_a_groups_own_settings_come_first() -> None:

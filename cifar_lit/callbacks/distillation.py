@@ -169,6 +169,12 @@ class Distillation(Callback):
         if learnt is None or own is None:
             return
         same_classes(learnt["class_names"], own["class_names"], f"The teacher {self.path}")
+        scaled = learnt.get("scaled"), own.get("scaled")
+        if None not in scaled and scaled[0] != scaled[1]:
+            raise UserError(
+                "Either the teacher's images or these were normalised by their transforms, and the others were not: "
+                "give both the same Normalize or ToFloat, or none."
+            )
         sizes = learnt.get("image_size"), own.get("image_size")
         if None not in sizes and sizes[0] != sizes[1]:
             # No error: of data of one's own, older checkpoints say 32 whatever they had.

@@ -29,7 +29,7 @@ class Provenance(Callback):
 
     Args:
         settings: As resolved, as YAML. They go to the checkpoint; in the folder they have a file of their own.
-        arguments: Of the command line.
+        arguments: Of the command line, behind the program's name.
     """
 
     def __init__(self, settings: str, arguments: Sequence[str]) -> None:

@@ -47,7 +47,7 @@ def preprocessing_in(content: Mapping[str, Any], path: Path) -> tuple[tuple[str,
     learnt = data_in(content)
     if learnt is None:
         raise UserError(f"{path} does not say how its images were normalised: it was trained on data of another kind.")
-    if scaling_in(content.get("datamodule_hyper_parameters", {})):
+    if learnt.get("scaled") or scaling_in(content.get("datamodule_hyper_parameters", {})):
         raise UserError(f"{path} was trained on images that its list of transforms normalised: that is not kept in it.")
     return tuple(map(printable, learnt["class_names"])), Normalize(learnt["mean"], learnt["std"])
 

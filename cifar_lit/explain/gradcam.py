@@ -186,7 +186,7 @@ def _frozen_copy(net: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module
         if (uncompiled := getattr(module, "_orig_mod", None)) is not None:
             copies[id(module)] = deepcopy(uncompiled, copies)
     net = deepcopy(net, copies)
-    # A compiled function is passed on by deepcopy, with the network that it was compiled of.
+    # A compiled function is passed on by deepcopy, with the network that it was compiled of; or it is of the copy.
     for copied in net.modules():
         for name, value in vars(copied).items():
             if (function := getattr(value, "_torchdynamo_orig_callable", None)) is not None:

@@ -6,13 +6,13 @@ from torch import nn
 def network_of(model: nn.Module) -> nn.Module:
     """A module's ``net``, if it computes all that the module does; else the module itself.
 
-    So it is if the module's forward is `Classifier`'s and ``net`` has all parameters.
+    So it is if the module's forward is `CompilableModule`'s and ``net`` has all parameters.
     """
     net = getattr(model, "net", None)
-    # That of `Classifier` is known by its name: this module is below it, and does not import it.
+    # That of `CompilableModule` is known by its name: this module is below it, and does not import it.
     forward = getattr(type(model), "forward", None)
     named = getattr(forward, "__module__", None), getattr(forward, "__qualname__", None)
-    calls_net = named == ("cifar_lit.classifier", "Classifier.forward")
+    calls_net = named == ("cifar_lit.compiling", "CompilableModule.forward")
     if calls_net and isinstance(net, nn.Module) and len([*net.parameters()]) == len([*model.parameters()]):
         return net
     return model

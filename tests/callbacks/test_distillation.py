@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from albumentations import Normalize
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
@@ -156,9 +157,14 @@ def test_a_run_of_python_may_teach(tmp_path: Path) -> None:
     trainer = Trainer(max_epochs=1, accelerator="cpu", enable_checkpointing=False, **settings)
     trainer.fit(DepthwiseNet(**SMALL), DigitsDataModule())
     trainer.save_checkpoint(tmp_path / "teacher.ckpt")
-    callback = started(Distillation(tmp_path / "teacher.ckpt", weight=1.0))
+    (data := DigitsDataModule()).setup()
+    callback = started(Distillation(tmp_path / "teacher.ckpt", weight=1.0), data=data)
     images, logits = torch.randn(3, 3, 32, 32), torch.randn(3, 10)
     assert callback.loss(images, logits, torch.tensor(0.0)) > 0
+    # What normalised for a run is not in its checkpoint where it was given as an object; that it did is.
+    (data := DigitsDataModule(transforms=[Normalize()])).setup()
+    with pytest.raises(UserError, match="were normalised by their transforms, and the others were not"):
+        started(Distillation(tmp_path / "teacher.ckpt"), data=data)
 
 
 @pytest.mark.parametrize("changed", [False, True])
