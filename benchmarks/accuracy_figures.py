@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,9 @@ def results_of(recipe: str, repository: Path, data: str | None = None) -> list[d
         data: Only of these images, such as jpeg.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((repository / RESULTS).glob(f"{recipe.replace('/', '-')}-*-seed*.json")):
-        found = read(path)
-        same = found["recipe"] == recipe and is_of_now(found, repository)
-        if same and "hold-out" not in path.name and is_plain(found) and data in (None, found["data"]):
-            groups.setdefault(path.name.rpartition("-seed")[0], []).append({**found, "file": path.name})
+    for found in plain_results(f"{recipe.replace('/', '-')}-*-seed*.json", repository):
+        if found["recipe"] == recipe and data in (None, found["data"]) and is_of_now(found, repository):
+            groups.setdefault(found["file"].rpartition("-seed")[0], []).append(found)
     return max(groups.values(), key=len, default=[])
 
 
@@ -53,10 +51,8 @@ def spread(repository: Path) -> tuple[float, float, list[tuple[str, bool, int]]]
         whether it is the recipe as it was before, and how many runs. None where no recipe has two.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted((repository / RESULTS).rglob("*-seed*.json")):
-        run = read(path)
-        if "hold-out" not in path.name and is_plain(run):
-            groups.setdefault(json.dumps([run.get(key) for key in ALIKE]), []).append(run)
+    for run in plain_results("**/*-seed*.json", repository):
+        groups.setdefault(json.dumps([run.get(key) for key in ALIKE]), []).append(run)
     several = [runs for runs in groups.values() if len(runs) > 1]
     freedom = sum(len(runs) - 1 for runs in several)
     if not freedom:
@@ -77,9 +73,21 @@ def is_of_now(result: dict[str, Any], repository: Path) -> bool:
     return {key: result.get(key) for key in now} == now
 
 
-def is_plain(result: dict[str, Any]) -> bool:
-    """Whether a run computed what its recipe says: without options, or with some that change its speed alone."""
-    return all(option.startswith(SAME_RECIPE) for option in result["options"])
+def plain_results(pattern: str, repository: Path) -> Iterator[dict[str, Any]]:
+    """Results of runs that computed what their recipe says, on all images: with no options but for speed alone.
+
+    Args:
+        pattern: Of their files, below the results'.
+        repository: Where results are.
+
+    Yields:
+        Each with the name of its ``file``.
+    """
+    for path in sorted((repository / RESULTS).glob(pattern)):
+        result = read(path)
+        changed = [option for option in result["options"] if not option.startswith(SAME_RECIPE)]
+        if "hold-out" not in path.name and not changed:
+            yield {**result, "file": path.name}
 
 
 def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:

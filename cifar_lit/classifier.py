@@ -12,7 +12,7 @@ from cifar_lit.classes import check_classes
 from cifar_lit.compiling import CompilableModule, CompileMode
 from cifar_lit.errors import UserError
 from cifar_lit.optimizers import NesterovSGD, begin_momentum
-from cifar_lit.plain import with_plain_values
+from cifar_lit.plain import class_path_of, with_plain_values
 from cifar_lit.ranks import several_ranks, share_of_ranks
 from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
@@ -197,7 +197,7 @@ class Classifier(CompilableModule, ResumableModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says of which class the module is; what the command line keeps of that is there only where it was used."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["class_path"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["class_path"] = class_path_of(self)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters: those with the optimizer's weight decay, and those without any."""

@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 
 
+def class_path_of(thing: object) -> str:
+    """The import path of an object's class."""
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
 def with_plain_values(value: Any) -> Any:
     """A setting, with Python's numbers in the place of NumPy's, such as those of a sweep, and the text of a path."""
     if isinstance(value, np.generic):

@@ -1,6 +1,5 @@
 """What the commands share that look into a trained network: its weights, its predictions, where they come from."""
 
-import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -16,9 +15,11 @@ from cifar_lit.checkpoint_content import epochs_in, load_checkpoint
 from cifar_lit.classes import check_classes
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
+from cifar_lit.explain.network import modes_kept as modes_kept  # shared from here
 from cifar_lit.explain.network import network_of
 from cifar_lit.explain.scoring import Predictions
 from cifar_lit.identity import fingerprint
+from cifar_lit.plain import class_path_of
 
 
 @runtime_checkable
@@ -77,17 +78,6 @@ def load_weights(model: LightningModule, path: Path) -> dict[str, Any]:
             "to take its run's own, or give the options that it was trained with."
         ) from error
     return content
-
-
-@contextlib.contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Gives every part of a model its mode back, of training or evaluation: Lightning trains in that which it finds."""
-    before = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def cam_target_of(model: LightningModule) -> tuple[nn.Module, nn.Module] | None:
@@ -194,7 +184,7 @@ def gather_provenance(
         "recipe": run.resolve().parent.name if run is not None else None,
         "checkpoint": path,
         "model": content.get("hyper_parameters", {}).get("_class_path"),
-        "data": settings.get("_class_path") if datamodule is None else _class_path(datamodule),
+        "data": settings.get("_class_path") if datamodule is None else class_path_of(datamodule),
         "data root": settings.get("root") if datamodule is None else getattr(datamodule, "root", None),
         "test data SHA-256": evaluated or test.get("sha256"),
         **others,
@@ -209,10 +199,6 @@ def gather_provenance(
         "evaluated with": _listed({**versions, "precision": precision} if precision else versions),
     }
     return {name: str(value) for name, value in known.items() if value is not None}
-
-
-def _class_path(thing: object) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def _listed(values: Mapping[str, Any] | None) -> str | None:

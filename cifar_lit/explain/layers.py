@@ -20,7 +20,7 @@ from cifar_lit.explain.layer_kinds import (
     kind,
 )
 from cifar_lit.explain.layer_rows import LayerRow, LayerTable
-from cifar_lit.explain.network import network_of
+from cifar_lit.explain.network import modes_kept, network_of
 from cifar_lit.explain.operation_rules import Operation, tensors
 from cifar_lit.explain.tracing import FieldTracer, Unknown
 
@@ -230,14 +230,12 @@ class _Walk:
 @contextmanager
 def _evaluating(net: nn.Module) -> Iterator[None]:
     """Evaluation mode, without calling a `train` that the user may have overridden."""
-    modes = {module: module.training for module in net.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernels are not among the counted operations
     try:
-        for module in modes:
-            module.training = False
-        yield
+        with modes_kept(net):
+            for module in net.modules():
+                module.training = False
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes.items():
-            module.training = mode

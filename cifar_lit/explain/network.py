@@ -1,6 +1,21 @@
-"""The network inside of a LightningModule."""
+"""The network inside of a LightningModule, and the modes of its parts."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Gives every part of a model its mode back, of training or evaluation: Lightning trains in that which it finds."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        # Not by `train`, which the user may have overridden.
+        for module, training in before:
+            module.training = training
 
 
 def network_of(model: nn.Module) -> nn.Module:
