@@ -72,12 +72,12 @@ def _remove(names: Iterable[str]) -> None:
 
 
 @contextmanager
-def spared() -> Iterator[None]:
-    """While it lasts, importing the modules of `SPARED` costs nothing; those imported before stay as they are."""
+def spared(names: Iterable[str] = tuple(SPARED)) -> Iterator[None]:
+    """While it lasts, importing these modules of `SPARED` costs nothing; those imported before stay as they are."""
     try:
-        for name, attributes in SPARED.items():
+        for name in names:
             if name not in sys.modules:
-                sys.modules[name] = _StandIn(name, attributes)
+                sys.modules[name] = _StandIn(name, SPARED[name])
         yield
     finally:
         _remove(SPARED)

@@ -45,6 +45,8 @@ TINY = {
     "trainer": {"max_epochs": 2, "limit_train_batches": 3, "accelerator": "cpu", "log_every_n_steps": 1},
     "model": {"class_path": "ResNetV1", "init_args": {"depth": 8, "schedule": "OneCycle", "tta": "flip"}},
     "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 16}},
+    # Drawing would be a fifth of all the time here; tests/callbacks/test_panels.py looks at what is drawn.
+    **{panel: {"every_n_epochs": 0} for panel in ("gradcam", "misclassified", "confusion")},
 }
 
 
@@ -462,7 +464,7 @@ def test_a_run_that_kept_its_worst_can_be_looked_at_and_goes_on_with_the_best(
 
 
 def test_an_evaluation_stands_at_the_step_of_its_checkpoint() -> None:
-    run = fit("--trainer.limit_val_batches=1")
+    run = fit("--trainer.limit_val_batches=1", "--confusion.every_n_epochs=1")
     before = EventAccumulator(str(run / "val")).Reload().Scalars("loss")
     main(["validate", "--ckpt_path=last"])
     main(["test", "--ckpt_path=last"])

@@ -32,7 +32,7 @@ def test_recipe_trains_saves_and_loads(
     # What the large networks say of hundreds of images takes longer than all else here.
     monkeypatch.setattr(datamodule, "evaluation_batch", lambda *size: 20)
     tiny = ["--data=DigitsDataModule", "--data.batch_size=4", "--trainer.accelerator=cpu"]
-    few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
+    few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1", *QUIET]
     if path.parent.name != "reference" and path.stem != "quickstart":
         tiny.append("--data.val_size=100")
     teacher = teacher_of(path)

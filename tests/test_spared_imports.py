@@ -1,9 +1,12 @@
-"""`summary` does without torch's compiler and scipy.signal, and whoever needs them gets the real ones."""
+"""Commands do without torch's compiler and scipy.signal where they can, and whoever needs them gets the real ones."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.accuracy import QUIET
 from cifar_lit.spared_imports import SPARED
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -13,13 +16,30 @@ def run(*options: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *options], cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_summary_imports_neither(tmp_path: Path) -> None:
-    done = run("-X", "importtime", "-m", "cifar_lit", "summary", f"--config={CONFIGS / 'resnet20.yaml'}", cwd=tmp_path)
+def imports(*command: str, cwd: Path) -> tuple[set[str], str]:
+    """What the command line imports of `SPARED`, and what it prints."""
+    done = run("-X", "importtime", "-m", "cifar_lit", *command, cwd=cwd)
     assert done.returncode == 0, done.stderr
-    assert "272,282" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert {"torch", "torchvision.ops", "torchmetrics.metric", "pytorch_lightning"} <= imported
-    assert not imported & SPARED.keys()
+    return imported & SPARED.keys(), done.stdout
+
+
+def test_summary_imports_neither(tmp_path: Path) -> None:
+    imported, out = imports("summary", f"--config={CONFIGS / 'resnet20.yaml'}", cwd=tmp_path)
+    assert "272,282" in out
+    assert not imported
+
+
+@pytest.mark.slow
+def test_what_trains_imports_the_compiler_and_what_tests_imports_neither(tmp_path: Path) -> None:
+    few = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", *QUIET]
+    imported, _ = imports("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *few, cwd=tmp_path)
+    # An optimizer asks for it.
+    assert imported == {"torch._dynamo", "torch._dynamo.utils"}
+    imported, out = imports("test", cwd=tmp_path)
+    assert "test/accuracy" in out
+    assert not imported
 
 
 NEEDS_THEM = """
