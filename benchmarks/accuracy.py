@@ -22,7 +22,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,8 @@ import yaml
 from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import jpeg_images
 from benchmarks.commands import command, run_jobs
-from benchmarks.measure import REPOSITORY, RESULTS, images_of, read, save, training_parser
+from benchmarks.measure import REPOSITORY, RESULTS, images_of, kind_of, read, save, settings_of, training_parser
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies
 from cifar_lit.console import hush_libraries
 from cifar_lit.files import write_atomically
@@ -44,15 +43,6 @@ RUNS = Path("lightning_logs", "accuracy")
 QUIET = [f"--{panel}.every_n_epochs=0" for panel in ("gradcam", "misclassified", "confusion")]
 # Enough that a stop costs little, and seldom enough to cost nothing.
 MINUTES = 5
-
-
-@cache
-def kind_of(data_root: str | None) -> str:
-    """What the images are called in a result: original, jpeg for those of `benchmarks.jpeg_images`, or their folder."""
-    if data_root is None:
-        return "original"
-    folder = Path(data_root).resolve()
-    return "jpeg" if jpeg_images.are_those(folder) else f"other-{folder.name}"
 
 
 def file_of(recipe: str, repository: Path = REPOSITORY) -> Path:
@@ -216,12 +206,6 @@ def main(args: Sequence[str] | None = None) -> None:
 
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     run_jobs((partial(run, recipe, seed) for seed in seeds for recipe in given.recipes), given.at_once)
-
-
-def settings_of(file: Path) -> str:
-    """A recipe without its comments: what it measured may be written into these."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
 
 
 if __name__ == "__main__":

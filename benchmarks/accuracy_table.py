@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import file_of, settings_of
+from benchmarks.accuracy import file_of
 from benchmarks.accuracy_figures import FORMER, RESULTS, UNKNOWN, accuracy, cost, images_of, results_of, seeds, spread
-from benchmarks.measure import REPOSITORY, read
+from benchmarks.measure import REPOSITORY, read, settings_of
 
 FIRST_EPOCHS = Path("benchmarks", "results", "reference_epochs.json")
 PUBLISHED = Path("benchmarks", "results", "published_logs.json")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
+from benchmarks import jpeg_images
 from cifar_lit.cli import CifarCLI
 from cifar_lit.data import ImageDataModule
 from cifar_lit.data.images import Images
@@ -128,6 +130,21 @@ def run(*arguments: str) -> tuple[CifarCLI, Clock]:
 def images_of(folder: str | None) -> list[str]:
     """The options that put the images of a folder in the place of a recipe's data; none without a folder."""
     return ["--data=ImageFolderDataModule", f"--data.root={Path(folder).resolve()}"] if folder else []
+
+
+@cache
+def kind_of(data_root: str | None) -> str:
+    """What the images are called in a result: original, jpeg for those of `benchmarks.jpeg_images`, or their folder."""
+    if data_root is None:
+        return "original"
+    folder = Path(data_root).resolve()
+    return "jpeg" if jpeg_images.are_those(folder) else f"other-{folder.name}"
+
+
+def settings_of(file: Path) -> str:
+    """A recipe without its comments: what it measured may be written into these."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("#"))
 
 
 def noise(images: int) -> list[str]:

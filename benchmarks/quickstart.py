@@ -13,8 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.accuracy import settings_of
-from benchmarks.measure import parser, save
+from benchmarks.measure import parser, save, settings_of
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import QUIET, by_epoch, kind_of, settings_of
+from benchmarks.accuracy import QUIET, by_epoch
 from benchmarks.commands import ADDING, command, run_jobs
-from benchmarks.measure import REPOSITORY, images_of, origin, read, save, training_parser
+from benchmarks.measure import REPOSITORY, images_of, kind_of, origin, read, save, settings_of, training_parser
 from cifar_lit.console import hush_libraries
 
 CONFIGS = REPOSITORY / "configs" / "reference"

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.commands import command, run_jobs
-from benchmarks.measure import REPOSITORY, commit, images_of, read, save, training_parser
+from benchmarks.measure import REPOSITORY, commit, images_of, kind_of, read, save, settings_of, training_parser
 from cifar_lit.console import hush_libraries
 
 # Of a run that is trained to its end and then tested once.
@@ -91,6 +91,11 @@ def main(args: Sequence[str] | None = None) -> None:
         + ("-other" if further else ""),
         {
             "what": "by seed: whole commands in seconds; accuracy on the test split after the last epoch, in percent",
+            "recipe": given.config.stem,
+            "settings": settings_of(given.config),
+            "options": further,
+            "data": kind_of(given.data_root),
+            "seeds": list(range(given.seeds)),
             **figures,
             "median_fit_seconds": statistics.median(figures["fit_seconds"]),
             **{f"mean_{name}": round(statistics.mean(figures[name]), 2) for name in figures if "accuracy" in name},

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms as T
 
-from benchmarks.measure import REPOSITORY, images_of, now, parser, ratio, save
+from benchmarks.measure import REPOSITORY, images_of, now, parser, ratio, save, settings_of
 from benchmarks.turns import Turns, turn
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.classifier import Classifier
@@ -40,7 +40,7 @@ from cifar_lit.data.images import Images
 from cifar_lit.models.cifar_resnet import CifarResNetV1
 from cifar_lit.precision import choose_precision
 
-RECIPE = str(REPOSITORY / "configs" / "resnet20.yaml")
+RECIPE = REPOSITORY / "configs" / "resnet20.yaml"
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 
 
@@ -201,6 +201,7 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
         speeds = in_turns(options, rounds, steps, {"conventional": script})
     return {
         "what": f"ResNet-20, batch {batch_size}, images/s in steady state; crop and flip",
+        "settings": settings_of(RECIPE),
         "images_per_second": speeds,
         "median_images_per_second": {name: round(statistics.median(values)) for name, values in speeds.items()},
         "fit_over_bare_loop": round(ratio(speeds, "fit", "bare loop"), 3),
@@ -212,7 +213,7 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Measures and writes ``results/training_loop-<device>.json``."""
+    """Measures and writes ``results/training_loop-<device>.json``, ``…-float32.json`` where `fit` computes in it."""
     options = parser(__doc__)
     options.add_argument("--images", default="data/cifar10-jpeg", help="folder with train/<class>/ and test/<class>/")
     options.add_argument("--rounds", type=int, default=15)
@@ -222,7 +223,10 @@ def main(args: Sequence[str] | None = None) -> None:
     hush_libraries()
     figures = measure(images_of(given.images), given.rounds, given.batch_size, given.steps)
     print({key: figures[key] for key in ("median_images_per_second", "fit_over_bare_loop", "fit_over_conventional")})
-    save(f"training_loop-{'cuda' if torch.cuda.is_available() else 'cpu'}", figures, given.output)
+    on_gpu, in_float32 = torch.cuda.is_available(), choose_precision("auto")[0] == "32-true"
+    # What a CPU without bfloat16 gives is another comparison: the script computes in float32 everywhere.
+    name = f"training_loop-{'cuda' if on_gpu else 'cpu'}{'-float32' if in_float32 else ''}"
+    save(name, figures, given.output)
 
 
 if __name__ == "__main__":

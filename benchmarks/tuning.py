@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy import QUIET, by_epoch, file_of, kind_of, settings_of
+import yaml
+
+from benchmarks.accuracy import QUIET, by_epoch, file_of
 from benchmarks.commands import ADDING, command, run_jobs
-from benchmarks.measure import images_of, origin, read, save, training_parser
+from benchmarks.measure import images_of, kind_of, origin, read, save, settings_of, training_parser
 from cifar_lit.console import hush_libraries
 
 SEED = 0
@@ -29,7 +31,8 @@ def attempt(recipe: str, options: str, epochs: int, data_root: str | None) -> di
     """Trains one try.
 
     Returns:
-        Its options and, of the last epoch, loss and accuracy (in percent) on training and held-out images.
+        Its options, the optimizer with all its settings and, of the last epoch, loss and accuracy (in percent) on
+        training and held-out images.
     """
     with tempfile.TemporaryDirectory() as folder:
         seconds, _ = command(
@@ -43,6 +46,9 @@ def attempt(recipe: str, options: str, epochs: int, data_root: str | None) -> di
             *shlex.split(options),
         )
         figures: dict[str, Any] = {"options": options or "none", "epochs": epochs, "seconds": round(seconds)}
+        # With what the options leave to defaults, which may change.
+        run = yaml.safe_load(next(Path(folder).rglob("config.yaml")).read_text(encoding="utf-8"))
+        figures["optimizer"] = run["model"]["init_args"]["optimizer"]
         for split in ("train", "val"):
             figures[f"{split}_loss"] = round(by_epoch(Path(folder), split, "loss")[-1], 3)
             figures[f"{split}_accuracy"] = round(100 * by_epoch(Path(folder), split, "accuracy")[-1], 2)

@@ -141,6 +141,8 @@ def test_tries_are_judged_by_held_out_images_and_not_repeated(tmp_path: Path, mo
     for one in tries:
         assert {"train_loss", "train_accuracy", "val_loss", "epochs", "recipe", "commit"} <= one.keys()
         assert 0 < one["val_accuracy"] < 100
+        assert one["optimizer"]["init_args"]["momentum"] == 0.9, "as the recipe has it"
+    assert [one["optimizer"]["init_args"]["lr"] for one in tries] == [1e-9, 0.05]
     assert tries[0]["val_loss"] != tries[1]["val_loss"]
 
 

@@ -219,7 +219,10 @@ def test_training_loop(tmp_path: Path, image_folder: Callable[..., Path]) -> Non
     training_loop.main(
         [f"--images={images}", "--rounds=1", "--batch_size=4", "--steps=2", f"--output={tmp_path / 'results'}"]
     )
-    found = result(tmp_path / "results", "training_loop-cpu")
+    (written,) = (tmp_path / "results").iterdir()
+    found = result(tmp_path / "results", written.stem)
+    assert written.stem.endswith("-float32") == (found["machine"]["precision"] == "32-true")
+    assert found["settings"] == measure.settings_of(measure.REPOSITORY / "configs" / "resnet20.yaml")
     speeds = found["median_images_per_second"]
     assert all(speed > 1 for speed in speeds.values())
     assert {path.name for path in tmp_path.iterdir()} == {"images", "results"}
@@ -437,6 +440,8 @@ def test_time_to_accuracy_runs_no_seed_twice(tmp_path: Path, monkeypatch: pytest
     assert 0 <= first["mean_accuracy"] <= 100
     assert first["accuracy_flip"]
     assert first["commits"] == ["abcdef"]
+    assert (first["recipe"], first["data"], first["seeds"]) == ("quickstart", "original", [0])
+    assert first["settings"] == measure.settings_of(Path(QUICKSTART))
     monkeypatch.setattr(time_to_accuracy, "train_and_test", lambda *args: {"fit_seconds": 1.0, "accuracy": 50.0})
     time_to_accuracy.main(arguments)
     assert result(tmp_path, "time_to_accuracy-quickstart-cpu-other")["fit_seconds"] == first["fit_seconds"]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from benchmarks import accuracy, jpeg_images
+from benchmarks import jpeg_images, measure
 from cifar_lit.data import CIFAR10DataModule
 
 
@@ -28,12 +28,12 @@ def test_jpeg_images_are_pillows_at_quality_75_in_the_published_order(
         assert file.read_bytes() == expected.getvalue()
         assert get_sampling(Image.open(file)) == 2  # 4:2:0
     digests = {split: jpeg_images.sha256_of(folder, split) for split in ("train", "test")}
-    assert accuracy.kind_of(str(folder)) == "other-jpeg"
+    assert measure.kind_of(str(folder)) == "other-jpeg"
     monkeypatch.setattr(jpeg_images, "SHA256", digests)
-    accuracy.kind_of.cache_clear()
+    measure.kind_of.cache_clear()
     jpeg_images.main(options)
     assert "the images that the results are of" in capsys.readouterr().out
-    assert accuracy.kind_of(str(folder)) == "jpeg"
+    assert measure.kind_of(str(folder)) == "jpeg"
     (folder / "test" / "horse" / "._0001.jpg").touch()
     assert jpeg_images.are_those(folder)
     (folder / "test" / "horse" / "1.PNG").touch()

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cifar_lit.callbacks.averaging import EMA, Lookahead
 from cifar_lit.callbacks.checkpoint import BestCheckpoint
 from cifar_lit.callbacks.curves import Curves
+from cifar_lit.callbacks.distillation import Distillation
 from cifar_lit.callbacks.finite_loss import FiniteLoss
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.callbacks.stops import Stops
@@ -100,6 +101,14 @@ def test_no_number_is_read_within_an_epoch(
     found, operations = places(
         tmp_path, monkeypatch, *callbacks, optimizer=lambda parameters: optimizer(parameters, lr=0.05)
     )
+    assert operations > 1000
+    assert found == set()
+
+
+def test_nor_with_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places(tmp_path / "teacher", monkeypatch)
+    (teacher,) = (tmp_path / "teacher").rglob("*.ckpt")
+    found, operations = places(tmp_path / "student", monkeypatch, Distillation(teacher))
     assert operations > 1000
     assert found == set()
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.accuracy import settings_of
+from benchmarks.measure import settings_of
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -52,6 +52,19 @@ def test_the_quickstarts_figures_are_of_its_recipe() -> None:
     assert found["settings"] == settings_of(REPOSITORY / "configs" / "quickstart.yaml")
     figures = f"{found['median_seconds']:.0f} s on 2 CPU cores | {found['mean_test_accuracy']:.1f} % test"
     assert figures in README
+
+
+def test_it_says_of_a_gpu_what_was_measured_there() -> None:
+    found = json.loads((REPOSITORY / "benchmarks" / "results" / "gpu-nvidia-h200.json").read_text(encoding="utf-8"))
+    race, epochs = found["race"]["speed"], found["epochs"]
+    assert (
+        f"{race['median_seconds']:.1f} s alone, {race['mean_accuracy_multi_view']:.1f} % with six views on JPEG images "
+        f"(8 epochs, {len(race['seconds'])} seed)" in README
+    )
+    resnet20, resnet18 = (
+        epochs[f"{network}, compiled"]["seconds"] for network in ("resnet20, batch 1024", "resnet18, batch 512")
+    )
+    assert f"{resnet20:.2f} s, {resnet18:.2f} s (compiled, batches of 1,024 and 512;" in README
 
 
 def test_it_says_of_a_page_what_the_page_says() -> None:
