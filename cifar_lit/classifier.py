@@ -111,11 +111,15 @@ class Classifier(CompilableModule, ResumableModule):
             self.train_scores.reset()
         seed_batch(self.device, self.current_epoch, batch_idx, self.global_rank)
 
+    def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """What training lessens, of logits (N, num_classes) and labels (N,); for a subclass to weigh classes, say."""
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch: images float (N, 3, H, W), labels int64 (N,)."""
         images, labels = batch
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self.training_loss(logits, labels)
         if self.taught is not None:
             loss = self.taught(images, logits, loss)
         penalty: Tensor | float = 0.0
@@ -136,16 +140,16 @@ class Classifier(CompilableModule, ResumableModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Counts a batch, images float (N, 3, H, W) and labels int64 (N,), and gives its logits (N, num_classes)."""
-        return _count(self.val_scores, self(batch[0]), batch[1])
+        return self.val_scores.count(self(batch[0]), batch[1])
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Counts a batch, plainly and with test-time augmentation, and gives its plain logits (N, num_classes)."""
         images, labels = batch
         if self.tta_scores is None:
-            return _count(self.test_scores, self(images), labels)
+            return self.test_scores.count(self(images), labels)
         averaged, plain = VIEWS[self.tta](self, images)
-        _count(self.tta_scores, averaged, labels)
-        return _count(self.test_scores, plain, labels)
+        self.tta_scores.count(averaged, labels)
+        return self.test_scores.count(plain, labels)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The probabilities of a batch's images, float32 (N, num_classes)."""
@@ -190,7 +194,8 @@ class Classifier(CompilableModule, ResumableModule):
             self._log("test", self.tta_scores, f"_{self.tta}")
 
     def _log(self, split: str, scores: Scores, suffix: str = "") -> None:
-        for name, metric in scores.named().items():
+        # A subclass may have a step of its own, which counts nothing.
+        for name, metric in scores.named().items() if scores.has_counted else ():
             # Lightning's own bar, where there is one, shows them.
             self.log(f"{split}/{name}{suffix}", metric, prog_bar=split != "test")
 
@@ -240,9 +245,3 @@ class Classifier(CompilableModule, ResumableModule):
         """As this run's settings make them."""
         optimizer = self.new_optimizer()
         return optimizer, None if self.schedule is None else new_schedule(self.schedule, optimizer, self.trainer)
-
-
-def _count(scores: Scores, logits: Tensor, labels: Tensor) -> Tensor:
-    """Lets scores count the logits (N, num_classes) of a batch, and gives these back."""
-    scores.update(F.cross_entropy(logits.float(), labels, reduction="none"), logits, labels)
-    return logits

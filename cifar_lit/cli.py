@@ -20,6 +20,7 @@ import cifar_lit.data
 import cifar_lit.models
 import cifar_lit.optimizers
 import cifar_lit.schedules  # noqa: F401
+from cifar_lit import parsing
 from cifar_lit.allocator import keep_freed_memory
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
 from cifar_lit.callbacks.confusion import ConfusionPanel
@@ -43,7 +44,6 @@ from cifar_lit.files import expanded, ready_to_write
 from cifar_lit.hooks import leave_out_what_is_empty
 from cifar_lit.logger import CurvesLogger, logger_of
 from cifar_lit.monitor import check_early_stopping
-from cifar_lit.parsing import begin_new_classes_anew, let_whole_numbers_count, with_classes_first
 from cifar_lit.precision import can_use, choose_precision
 from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
 from cifar_lit.runs import BEST, LAST, find_checkpoint, recipe_name, run_of, runs_of, with_own_config
@@ -69,7 +69,8 @@ class CifarCLI(LightningCLI):
         # The generated usage lists every option on a hundred lines; the help below it does so with explanations.
         usage = "cifar-lit {} [--config FILE] [--OPTION=VALUE …]"
         self._arguments = sys.argv[1:] if args is None else [*args]
-        asked = with_classes_first(self._arguments)
+        parsing.check_files_of_settings(self._arguments)
+        asked = parsing.with_classes_first(self._arguments)
         given, every = with_own_config(asked, KNOWS_ITS_RUN), self.subcommands()
         # A parser takes 0.1 s to make: only that of the command is, where one is named.
         commands = {given[0]: every[given[0]]} if given and given[0] in every else every
@@ -107,7 +108,7 @@ class CifarCLI(LightningCLI):
         parser.add_lightning_class_args(Curves, "curves")
         for name, panel in PANELS.items():
             parser.add_lightning_class_args(panel, name)
-        let_whole_numbers_count(parser)
+        parsing.let_whole_numbers_count(parser)
         parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
 
     @property
@@ -137,7 +138,7 @@ class CifarCLI(LightningCLI):
 
     @property
     def _runs_meant(self) -> Path | None:
-        return runs_of(given, self._root) if (given := self._config_given) is not None else None
+        return runs_of(self._config_given, self._root, self._settings.trainer.logger)
 
     @property
     def recipe(self) -> str:
@@ -229,7 +230,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: Command-line arguments; by default those of this process.
     """
     hush_libraries()
-    begin_new_classes_anew()
+    parsing.begin_new_classes_anew()
     try:
         CifarCLI(args)
         leave_ranks()

@@ -23,6 +23,9 @@ from cifar_lit.parser_reports import parsing_problem, shown, single
 
 # Gloo's words and NCCL's.
 RANK_LOST = re.compile(r"Connection (closed|reset) by|Connection was likely closed|remote process exited|Broken pipe")
+# PyTorch's words about a weight, and Lightning's about a run's length.
+SIZES_DIFFER = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[.*?\])\).*?torch\.Size\((\[.*?\])\)")
+EPOCHS_OVER = re.compile(r"current_epoch=\d+, but you have set Trainer\(max_epochs=(\d+)\)")
 # How long a further process waits for the first one to say what is wrong.
 FIRST_RANK_SECONDS = 20.0
 # Names that a message lists.
@@ -64,6 +67,8 @@ def hush_libraries() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         # Lightning calls optimizer steps by a name of its own, which the schedule does not recognise.
         r".*Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
+        # Whether a run is also saved by the clock may change from one start to the next.
+        r".*add the following callbacks: \[\"LastCheckpoint\{((?!\}\").)*\}\"\]",
         # An evaluation finds its checkpoint in the same folder by another way of writing its path.
         r".*The dirpath has changed from.*",
         # The words are for Lightning's developers: a list of arguments and those of the process are never both used.
@@ -145,13 +150,20 @@ def one_line(error: BaseException) -> str:
         return f"cifar-lit: {parsing_problem(str(error))}"
     frames = traceback.extract_tb(error.__traceback__)
     of_lightning = bool(frames) and re.search(r"[/\\](pytorch_lightning|lightning_fabric)[/\\]", frames[-1].filename)
+    if over := EPOCHS_OVER.search(str(error)):
+        return (
+            f"cifar-lit: The checkpoint's run has gone beyond epoch {over[1]}, which is --trainer.max_epochs: give "
+            "more to go on, or take the checkpoint as it is."
+        )
     if kind == "MisconfigurationException" or (of_lightning and kind in ("ValueError", "TypeError")):
         # Lightning's own words about an option.
         return f"cifar-lit: {single(str(error))}"
     if "Error(s) in loading state_dict" in str(error):
+        differ = SIZES_DIFFER.search(str(error))
+        where = f" ({differ[1]} has the sizes {differ[2]} there, {differ[3]} here)" if differ else ""
         return (
-            "cifar-lit: The checkpoint is of another architecture than the settings: leave --config out to take its "
-            "run's own, or give the options that it was trained with."
+            f"cifar-lit: The checkpoint is of another architecture or number of classes than the settings{where}: "
+            "leave --config out to take its run's own, or give the options and the data that it was trained with."
         )
     if RANK_LOST.search(str(error)):
         return (

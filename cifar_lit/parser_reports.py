@@ -1,14 +1,13 @@
 """What is wrong with options and settings, in a line: the gist of jsonargparse's reports."""
 
-import difflib
 import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from cifar_lit.errors import TRACEBACK_VARIABLE
+from cifar_lit.near_names import classes_near, known_classes, listed, option_near, setting_near
 
 # Characters of a library's message that are shown.
 _MESSAGE_LIMIT = 400
@@ -19,16 +18,6 @@ _OF_THE_PARSER = (
     *("Does not validate", "Expected ", "Import path ", "Key ", "Not a valid ", "Not of type ", "Option "),
     *("Given value", "Parser key ", "Problem with ", "Type ", "a class path (", "a dict with"),
 )
-# Where the classes are that an option knows by name, by the option's end.
-_MODULES = {
-    "model": ("cifar_lit.models",),
-    "data": ("cifar_lit.data",),
-    "optimizer": ("torch.optim", "cifar_lit.optimizers"),
-    "schedule": ("cifar_lit.schedules", "torch.optim.lr_scheduler"),
-    "transforms": ("albumentations", "cifar_lit.data"),
-    "callbacks": ("cifar_lit.callbacks", "pytorch_lightning.callbacks"),
-    "logger": ("pytorch_lightning.loggers",),
-}
 _AS_A_CLASS = "wants a class and its settings as {class_path: NAME, init_args: {SETTING: VALUE}}."
 # What a schedule of torch calls the number of steps, where it comes first.
 _STEPS = ("total_steps", "total_iters", "T_max")
@@ -62,11 +51,12 @@ def parsing_problem(text: str) -> str:
         classes = re.findall(r"class_path '?([\w.]+)'", text[: match.start()])
         classes += re.findall(r"class_path='([\w.]+)'", text[match.end() :].partition("\n")[0])
         name = classes[-1].rpartition(".")[2] if classes else option
-        if match[1] == "class_path" or match[1].partition(".")[0] in _known(option).values():
+        if match[1] == "class_path" or match[1].partition(".")[0] in known_classes(option).values():
             return f"{option} {_AS_A_CLASS}"
         told = _told_the_steps(classes[-1] if classes else "", match[1])
-        return told or f"{name} has no option {match[1]!r}: see {option}.help {name}."
-    if (match := re.search(r"Group '(\w+)' does not", text)) and match[1] in _known(option).values():
+        near = setting_near(match[1], classes[-1] if classes else "")
+        return told or f"{name} has no option {match[1]!r}: {near}see {option}.help {name}."
+    if (match := re.search(r"Group '(\w+)' does not", text)) and match[1] in known_classes(option).values():
         return f"{option} {_AS_A_CLASS}"
     lacking = re.findall(rf"class_path '({_PATH})':\s+the following arguments are required: (.+)", text)
     if lacking:
@@ -76,7 +66,7 @@ def parsing_problem(text: str) -> str:
     if match := re.search(r"Multiple subclasses with name (\w+)\. .*?: (.+?)\.?\n", text):
         if match[1] == "ReduceLROnPlateau":
             return f"{option}: give Plateau, which is ReduceLROnPlateau with the name of what it monitors."
-        return f"{option}: there are several classes {match[1]}: give {_listed(match[2].split(', '))}."
+        return f"{option}: there are several classes {match[1]}: give {listed(match[2].split(', '))}."
     if problem := _class_problem(text, option):
         return problem
     value = re.search(r"(?:Got|Given) value: (\S+?)\.?\s", text + " ")
@@ -91,11 +81,18 @@ def parsing_problem(text: str) -> str:
     if match := re.search(r"Not of type \w+: Expected (.+) but got (.+)", text):
         return f"{option} wants {match[1]}, not {match[2]}."
     if match := re.search(r"Expected a dot import path string: (\S+)", text):
-        return f"{option} knows no class {match[1]!r}: give {_near(match[1], option)}, or module.Class of your own."
+        return (
+            f"{option} knows no class {match[1]!r}: give {classes_near(match[1], option)}, or module.Class of your own."
+        )
     if match := re.search(r"[Uu]nrecognized arguments?: (\S+)", text):
         if ".help" in match[1]:
             return f"there is no option {match[1]}: name before it whose help it is, as by --config or --model."
-        return f"there is no option {match[1]}: see --help."
+        if not match[1].startswith("-"):
+            return (
+                f"{match[1]} is one value too many: an option takes one, in quotes where it has spaces, such as a "
+                "folder for several pictures."
+            )
+        return f"there is no option {match[1]}: {option_near(match[1])}see --help."
     if match := re.search(r"arguments are required: (.*)", text):
         missing = match[1].partition("\n")[0]
         if "model" in missing:
@@ -138,33 +135,6 @@ def _class_problem(text: str, option: str) -> str | None:
     if "class, but is abstract" in text:
         return f"{option} is {named}, which is abstract: define what it leaves open, or give a class that does."
     return None
-
-
-def _near(name: str, option: str) -> str:
-    """Names of classes that an option knows, near one that it does not know; or where they are."""
-    modules, known = _modules(option), _known(option)
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.55)
-    if near or len(modules) == 1:
-        return _listed([known[other] for other in near or sorted(known)])
-    return f"a class of {_listed(modules)}" if modules else "one that there is"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _modules(option: str) -> tuple[str, ...]:
-    return _MODULES.get(option.rpartition(".")[2].removeprefix("--"), ())
-
-
-def _known(option: str) -> dict[str, str]:
-    """Names of the classes that an option knows, by how they are spelt in small letters."""
-    return {
-        name.lower(): name
-        for module in _modules(option)
-        for name, kind in vars(sys.modules.get(module, re)).items()
-        if isinstance(kind, type) and not name.startswith("_") and kind.__module__.startswith(module)
-    }
 
 
 def _told_the_steps(path: str, setting: str) -> str | None:

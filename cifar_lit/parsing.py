@@ -2,12 +2,16 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jsonargparse._typehints
+import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser
+
+from cifar_lit.errors import UserError
 
 # Of the trainer: a whole number counts batches, a fraction is a share of them.
 COUNT_OR_SHARE = {f"trainer.limit_{split}_batches" for split in ("train", "val", "test", "predict")}
@@ -78,6 +82,28 @@ def with_classes_first(arguments: Sequence[str]) -> list[str]:
             place = i if settings.startswith("--") and ordered[i][0].startswith(settings) else place
         ordered.insert(place, item)
     return [argument for item in ordered for argument in item]
+
+
+def check_files_of_settings(arguments: Sequence[str]) -> None:
+    """Reads each ``--config`` file: the parser would not name the one that it cannot read.
+
+    Raises:
+        UserError: One is no UTF-8 text, or no YAML.
+    """
+    for i, argument in enumerate(arguments):
+        option, is_joined, value = argument.partition("=")
+        file = value if is_joined else (arguments[i + 1 :] or [""])[0]
+        if option not in ("--config", "-c"):
+            continue
+        try:
+            yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except OSError:
+            # No file: the parser says so, or takes it for settings.
+            continue
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is no UTF-8 text ({error}): save it as UTF-8.") from error
+        except yaml.YAMLError as error:
+            raise UserError(f"{file} is no valid YAML: {str(error).replace('<unicode string>', 'it')}.") from error
 
 
 def let_whole_numbers_count(parser: LightningArgumentParser) -> None:

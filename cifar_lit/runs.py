@@ -16,6 +16,8 @@ from cifar_lit.files import expanded, files_below
 
 LOGS = "lightning_logs"
 CONFIG = "config.yaml"
+# Options whose value may be left out where it is true.
+SWITCHES = ("--overlays", "--trainer.fast_dev_run", "--trainer.deterministic", "--trainer.detect_anomaly")
 BEST = "best"
 LAST = "last"
 
@@ -31,14 +33,22 @@ def recipe_name(config: Path) -> str:
     return config.resolve().parent.parent.name if _is_a_runs_own(config) else config.stem
 
 
-def runs_of(config: Path, root: Path) -> Path:
-    """The folder of a config file's runs; of a run's own config that run.
+def runs_of(config: Path | None, root: Path, logger: Any = None) -> Path | None:
+    """The folder of the runs of some settings; of a run's own config that run; None for all that there are.
 
     Args:
-        config: The file.
+        config: The settings' file, if they have one.
         root: Folder that holds ``lightning_logs``.
+        logger: The trainer's setting of this name: where the first logger keeps its own, the checkpoints are.
     """
-    return config.parent if _is_a_runs_own(config) else _folder_of_runs(root, config.stem)
+    if config is not None and _is_a_runs_own(config):
+        return config.parent
+    first = logger[0] if isinstance(logger, list) and logger else logger
+    kept = getattr(first, "init_args", None) or {}
+    if kept.get("save_dir") is not None:
+        # Lightning's loggers call their folder so where they are given no name.
+        return expanded(kept["save_dir"]) / str(kept.get("name") or LOGS)
+    return _folder_of_runs(root, config.stem) if config is not None else None
 
 
 def _is_a_runs_own(config: Path) -> bool:
@@ -168,7 +178,7 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
         The arguments, with the config and the checkpoint that are meant.
     """
     # A switch may stand alone, which jsonargparse does not know of.
-    alone = [i for i, arg in enumerate(args) if arg == "--overlays" and (args[i + 1 :] or ["-"])[0].startswith("-")]
+    alone = [i for i, arg in enumerate(args) if arg in SWITCHES and (args[i + 1 :] or ["-"])[0].startswith("-")]
     args = [f"{arg}=true" if i in alone else arg for i, arg in enumerate(args)]
     if not args or args[0] not in commands or any(_asks(arg) for arg in args):
         return args

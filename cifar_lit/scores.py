@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
@@ -104,15 +105,22 @@ class Scores(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-
+        self.has_counted = False
         self.loss = MeanLoss()
         self.accuracy = TopAccuracy(num_classes)
         self.accuracy_top5: MulticlassAccuracy | None = None
         if num_classes >= TOP5_FROM_CLASSES:
             self.accuracy_top5 = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
 
+    def count(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Counts the logits (n, num_classes) of a batch with their plain loss, and gives these back."""
+        self.update(F.cross_entropy(logits.float(), labels, reduction="none"), logits, labels)
+        return logits
+
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Counts a batch: its mean loss () or its images' (n,), logits (n, num_classes) and labels int64 (n,)."""
+        if not self.has_counted:
+            self.has_counted = True
         if len(labels) == 0:
             # A rank's share of a very small split; its mean loss is NaN.
             return
@@ -132,6 +140,7 @@ class Scores(nn.Module):
 
     def reset(self) -> None:
         """Begins anew."""
+        self.has_counted = False
         for metric in self.named().values():
             metric.reset()
 
@@ -148,6 +157,7 @@ class Scores(nn.Module):
 
     def go_on_from(self, counted: Counted) -> None:
         """Takes up again what `so_far` gave."""
+        self.has_counted = self.has_counted or bool(counted)
         for name, metric in self.named().items():
             if name in counted:
                 metric.persistent(True)

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from copy import deepcopy
@@ -68,6 +69,33 @@ def test_accuracy_is_that_of_torchmetrics_whatever_the_logits() -> None:
     # Its states in a checkpoint are as those of before.
     for name in ("tp", "fn"):
         assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
+
+
+def test_a_subclass_may_have_a_loss_of_its_own(tmp_path: Path) -> None:
+    class Weighted(Pixels):
+        def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+            return F.cross_entropy(logits, labels, weight=torch.eye(10)[3] + 1e-4)
+
+    data = DigitsDataModule(batch_size=64)
+    fitted = trainer(tmp_path, limit_val_batches=0, max_epochs=2)
+    fitted.fit(model := Weighted(), data)
+    images, labels = next(iter(data.val_dataloader()))
+    assert len(labels) > 100
+    predicted = model.eval()(data.on_after_batch_transfer([images, labels], 0)[0]).argmax(dim=1)
+    assert (predicted == 3).all(), "no other class counts"
+    assert 0 < fitted.callback_metrics["train/loss"] < 1
+
+
+def test_a_step_of_ones_own_that_counts_nothing_logs_nothing(tmp_path: Path) -> None:
+    class Own(Pixels):
+        def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    fitted = trainer(tmp_path, limit_train_batches=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*called before the `*update`* method")
+        fitted.fit(Own(), DigitsDataModule(batch_size=64))
+    assert {name for name in fitted.callback_metrics if not name.startswith("run/")} == {"val/loss", "val/accuracy"}
 
 
 def test_what_a_checkpoint_has_counted_stays_while_a_run_that_took_it_up_counts_on() -> None:

@@ -30,7 +30,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cifar_lit.callbacks.checkpoint import LastCheckpoint
 from cifar_lit.cli import DEFAULTS, CifarCLI, main
-from cifar_lit.console import hush_libraries
+from cifar_lit.console import hush_libraries, one_line
 from cifar_lit.data import CIFAR10DataModule, DigitsDataModule
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
@@ -295,6 +295,25 @@ def test_a_runs_folder_means_its_best_checkpoint_and_in_fit_its_last(
     assert "There is no checkpoint .: give" in failure(capsys, "test", "--ckpt_path=")
 
 
+def test_the_last_run_is_where_its_own_logger_keeps_it(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--trainer.max_epochs=1")
+    for number, name in enumerate(("lightning_logs", "mine")):
+        logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=csv"]
+        logger += [f"--trainer.logger.name={name}"] if number else []
+        said = failure(capsys, "fit", "--config=tiny.yaml", *logger, "--ckpt_path=last")
+        assert f"csv/{name} holds no run with a last checkpoint" in said
+        main(["fit", "--config=tiny.yaml", "--trainer.max_epochs=1", *logger])
+        capsys.readouterr()
+        main(["fit", "--config=tiny.yaml", *logger, "--ckpt_path=last"])
+        assert f"Resuming csv/{name}/version_0/checkpoints/last.ckpt\n" in capsys.readouterr().out
+
+
+def test_that_a_run_is_no_longer_saved_by_the_clock_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    fit("--trainer.max_epochs=1", "--checkpoint.every_n_minutes=5")
+    fit("--ckpt_path=last")
+    assert not [one for one in recwarn if "add the following callbacks" in str(one.message)]
+
+
 def test_from_python_a_runs_folder_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     run = fit("--trainer.max_epochs=1", "--trainer.limit_train_batches=30")
     (best,) = (run / "checkpoints").glob("best*")
@@ -464,7 +483,7 @@ def test_a_run_that_kept_its_worst_can_be_looked_at_and_goes_on_with_the_best(
 
 
 def test_an_evaluation_stands_at_the_step_of_its_checkpoint() -> None:
-    run = fit("--trainer.limit_val_batches=1", "--confusion.every_n_epochs=1")
+    run = fit("--trainer.limit_val_batches=1", "--confusion.every_n_epochs=2")
     before = EventAccumulator(str(run / "val")).Reload().Scalars("loss")
     main(["validate", "--ckpt_path=last"])
     main(["test", "--ckpt_path=last"])
@@ -860,8 +879,12 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
             ["--trainer.callbacks+=Xyzzy"],
             "'Xyzzy': give a class of cifar_lit.callbacks or pytorch_lightning.callbacks,",
         ),
-        (["--model.depht=20"], "ResNetV1 has no option 'depht': see --model.help ResNetV1"),
-        (["--trainer.max_epoch=3"], "there is no option --trainer.max_epoch"),
+        (["--model.depht=20"], "ResNetV1 has no option 'depht': did you mean depth. Or see --model.help ResNetV1"),
+        (["--model.label_smothing=0.1"], "did you mean label_smoothing"),
+        (["--model.qqqq=20"], "ResNetV1 has no option 'qqqq': see --model.help ResNetV1"),
+        (["--trainer.max_epoch=3"], "there is no option --trainer.max_epoch=3: did you mean --trainer.max_epochs. Or"),
+        (["--trainer.qqqq=3"], "there is no option --trainer.qqqq=3: see --help"),
+        (["--model.schedule=Cosin"], "'Cosin': give CosineAnnealingLR or CosineAnnealingWarmRestarts, or module.Class"),
         (["--modle.optimizer.help=SGD"], "there is no option --modle.optimizer.help=SGD: name before it whose help it"),
         (["--model.optimizer.lr=fast"], "--model.optimizer.lr wants a float, not 'fast'"),
         (["--model.schedule=ExponentialLR"], "ExponentialLR does not take the run's number of steps: give OneCycle"),
@@ -908,7 +931,8 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
         (["--ckpt_path=nothing.ckpt"], "There is no checkpoint nothing.ckpt: give"),
         (["--ckpt_path=last"], "holds no run with a last checkpoint"),
         (["--config=absent.yaml"], "there is no file .*absent.yaml"),
-        (["--config=broken.yaml"], "no valid YAML: .* line 1"),
+        (["--config=broken.yaml", "--config", "tiny.yaml"], r": broken.yaml is no valid YAML: .* line 1"),
+        (["--config", "utf16.yaml"], "utf16.yaml is no UTF-8 text"),
         (["--config=nothing.yaml"], "the --config file has no settings: give a recipe"),
         (["--config=."], r"\. is no file: give the path of a recipe"),
         pytest.param(
@@ -926,6 +950,7 @@ def test_bad_input_ends_in_one_line(
     monkeypatch.setattr(CIFAR10DataModule, "ARCHIVE", unreachable)
     Path("broken.yaml").write_text("a: [1, 2")
     Path("nothing.yaml").write_text("")
+    Path("utf16.yaml").write_text("trainer: {max_epochs: 1}", encoding="utf-16")
     assert re.search(expected, failure(capsys, "fit", "--config", "tiny.yaml", *args))
 
 
@@ -991,6 +1016,18 @@ def test_classes_come_before_their_settings_and_not_before_a_config() -> None:
     assert with_classes_first(appended) == appended
 
 
+def test_pictures_are_one_file_or_one_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--config=tiny.yaml", "--images", "first.png", "my second.png"]
+    assert ": my is one value too many: an option takes one, in quotes where it" in failure(capsys, "predict", *given)
+
+
+def test_weights_of_other_sizes_are_told_of_with_these() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        ResNetV1(depth=8, num_classes=5).load_state_dict(ResNetV1(depth=8, num_classes=4).state_dict())
+    sizes = r"\(net\.\S+ has the sizes \[4, 64\] there, \[5, 64\] here\): leave"
+    assert re.search(f"another architecture or number of classes than the settings {sizes}", one_line(caught.value))
+
+
 def test_a_list_of_transforms_has_nothing_of_the_classes_that_it_replaces(capsys: pytest.CaptureFixture[str]) -> None:
     zoom, turn = "{class_path: Affine, init_args: {scale: [0.9, 1.1]}}", "{class_path: Rotate, init_args: {limit: 5}}"
     Path("zoom.yaml").write_text(f"data: {{init_args: {{transforms: [{zoom}, {zoom}, RandomRotate90]}}}}")
@@ -1010,6 +1047,7 @@ def test_a_list_of_transforms_has_nothing_of_the_classes_that_it_replaces(capsys
 def test_a_switch_may_stand_alone() -> None:
     arguments = ["predict", "--model=X", "--overlays", "--images", "pictures"]
     assert with_own_config(arguments, ["predict"])[2] == "--overlays=true"
+    assert with_own_config(["fit", "--trainer.fast_dev_run"], ["predict"]) == ["fit", "--trainer.fast_dev_run=true"]
     assert with_own_config([*arguments[:2], "--overlays", "false"], ["predict"])[2:] == ["--overlays", "false"]
 
 
@@ -1106,7 +1144,7 @@ def test_no_logger_and_no_checkpoints() -> None:
     ("option", "words"),
     [
         ("--model.depth=14", "of another architecture"),
-        ("--trainer.max_epochs=1", "max_epochs=1"),
+        ("--trainer.max_epochs=1", "has gone beyond epoch 1, which is --trainer.max_epochs: give more"),
         ("--model.weight_decay_on=all", "weight_decay_on that its config.yaml names"),
         ("--model.optimizer=AdamW", "has the optimizer .*SGD, of whose state AdamW can make nothing"),
     ],

@@ -21,12 +21,14 @@ FOUNDATIONS = {
     "plain",
     "classes",
     "parser_reports",
+    "near_names",
 }
 MAY_IMPORT = {
     "errors": set(),
     "classes": {"console", "errors"},
     "console": {"errors", "parser_reports"},
-    "parser_reports": {"errors"},
+    "parser_reports": {"errors", "near_names"},
+    "near_names": set(),
     "checkpoint_content": {"errors"},
     "runs": {"checkpoint_content", "errors", "console", "files"},
     "precision": set(),
@@ -71,7 +73,7 @@ MAY_IMPORT = {
     "checkpoint_io": {"errors", "files"},
     "allocator": set(),
     "spared_imports": set(),
-    "parsing": set(),
+    "parsing": {"errors"},
     "cli": {
         "parsing",
         "trainer",
