@@ -10,12 +10,12 @@ written after each. FIT OPTIONS go to the runs of `accuracy`.
 - input_pipeline, training_loop: as the benchmarks of these names, the latter with `benchmarks.loop_overhead`.
 - epochs: seconds an epoch of 50,000 images in steady state, as `benchmarks.epoch_limit`.
 - steps: where the time of a step goes, as `benchmarks.step_parts`.
-- race: configs/speed.yaml and the program airbench94_muon.py (https://github.com/KellerJordan/cifar10-airbench),
+- race: configs/speed_gpu.yaml and the program airbench94_muon.py (https://github.com/KellerJordan/cifar10-airbench),
   unchanged, on the same images and in turn, each in one network that it has compiled and trained once before. Their
   clocks run from the whitening of the first layer to the last view at test time. Ours has airbench's batches, epochs
-  and rates, and writes no log and no checkpoints, as airbench does not; airbench's stands still while it evaluates
-  after each epoch, where ours does not evaluate. It compiles for minutes (beside an H200, on 16 cores, for more than
-  200 s): a part that is asked for alone, as with `--parts race`, has all the time.
+  and rates, is compiled, and writes no log and no checkpoints, as airbench does not; airbench's clock stands still
+  while it evaluates after each epoch, where ours does not evaluate. It compiles for minutes (beside an H200, on 16
+  cores, for more than 200 s): a part that is asked for alone, as with `--parts race`, has all the time.
 - accuracy: `benchmarks.accuracy` of the recipes that others are compared with, compiled, two at a time, for as long as
   there is time, which the other parts as a rule leave none of: `--parts accuracy`. What was cut off goes on in the next
   call. More at a time only take turns.

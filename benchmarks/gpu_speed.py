@@ -1,4 +1,4 @@
-"""The part of `benchmarks.gpu` that races configs/speed.yaml against the record's own program."""
+"""The part of `benchmarks.gpu` that races configs/speed_gpu.yaml against the record's own program."""
 
 import importlib.util
 import sys
@@ -12,17 +12,11 @@ from unittest import mock
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from benchmarks.gpu_parts import ALIKE, GRAPHS, Part, Settings, summary, train_and_test
+from benchmarks.gpu_parts import GRAPHS, Part, Settings, summary, train_and_test
 from benchmarks.measure import NoiseDataModule
 from cifar_lit.classifier import Classifier
 from cifar_lit.data import ImageDataModule, ImageFolderDataModule
 
-# airbench94_muon's own batches and epochs, and its rates, for batches of 500 in the recipe, for those of 2,000.
-AS_AIRBENCH = (
-    *("--trainer.max_epochs=8", "--data.batch_size=2000", GRAPHS, *ALIKE),
-    *("--model.optimizer.lr=0.24", "--model.optimizer.head_lr=1.656", "--model.optimizer.bias_lr=106"),
-    "--model.optimizer.weight_decay=0.004",
-)
 Run = Callable[[int], dict[str, float]]
 
 
@@ -111,11 +105,11 @@ def airbench(program: Path, data: ImageDataModule) -> Iterator[Run]:
 def of_race(given: Settings) -> Part:
     """Both over seeds, in turn, each after a run that warms up; without airbench, ours alone."""
     # What makes it tiny goes before.
-    options = [*AS_AIRBENCH, *given.sizes.every, *given.sizes.whole]
+    options = [GRAPHS, *given.sizes.every, *given.sizes.whole]
     options.append("--trainer.callbacks+=benchmarks.gpu_speed.SameNetwork")
 
     def ours(seed: int) -> dict[str, float]:
-        return train_and_test(given, "speed", seed, *options)
+        return train_and_test(given, "speed_gpu", seed, *options)
 
     SameNetwork.kept = None
     # Lightning gives the GPU's memory back behind every run: the next one, ours or theirs, would fetch it anew.
