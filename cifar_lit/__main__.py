@@ -7,7 +7,7 @@ import sys
 
 from cifar_lit.spared_imports import SPARED, spared
 
-# They train nothing. An optimizer asks torch's compiler to leave it alone, which imports that.
+# They step no optimizer: a step asks for torch's compiler, which takes as long to import as torch does.
 LOOKING = ("summary", "validate", "test", "predict", "explain")
 
 

@@ -112,7 +112,7 @@ class Classifier(CompilableModule, ResumableModule):
         seed_batch(self.device, self.current_epoch, batch_idx, self.global_rank)
 
     def training_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What training lessens, of logits (N, num_classes) and labels (N,); for a subclass to weigh classes, say."""
+        """The mean () over a batch of what training lessens, of logits (N, num_classes) and labels int64 (N,)."""
         return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

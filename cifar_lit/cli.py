@@ -138,7 +138,7 @@ class CifarCLI(LightningCLI):
 
     @property
     def _runs_meant(self) -> Path | None:
-        return runs_of(self._config_given, self._root, self._settings.trainer.logger)
+        return runs_of(self._config_given, self._root, self._settings.trainer.logger, self.config.subcommand == "fit")
 
     @property
     def recipe(self) -> str:

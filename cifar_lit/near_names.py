@@ -42,7 +42,10 @@ def setting_near(name: str, path: str) -> str:
     module, _, class_name = path.rpartition(".")
     kind = getattr(sys.modules.get(module), class_name, None)
     makers = [vars(base)["__init__"] for base in getattr(kind, "__mro__", ())[:-1] if "__init__" in vars(base)]
-    names = {argument for maker in makers for argument in inspect.signature(maker).parameters} - {"self"}
+    parameters = [[*inspect.signature(maker).parameters.values()][1:] for maker in makers]
+    names = {one.name for own in parameters[:1] for one in own if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
+    # What a base cannot do without, a class gives it.
+    names |= {one.name for of_base in parameters[1:] for one in of_base if one.default is not one.empty}
     near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.6)
     return f"did you mean {near[0]}? Or " if near else ""
 

@@ -88,10 +88,7 @@ def parsing_problem(text: str) -> str:
         if ".help" in match[1]:
             return f"there is no option {match[1]}: name before it whose help it is, as by --config or --model."
         if not match[1].startswith("-"):
-            return (
-                f"{match[1]} is one value too many: an option takes one, in quotes where it has spaces, such as a "
-                "folder for several pictures."
-            )
+            return f"{match[1]} stands without an option: {_meant_by(match[1])}."
         return f"there is no option {match[1]}: {option_near(match[1])}see --help."
     if match := re.search(r"arguments are required: (.*)", text):
         missing = match[1].partition("\n")[0]
@@ -107,6 +104,15 @@ def parsing_problem(text: str) -> str:
     if match := re.search(r"File does not exist: (.*)", text):
         return f"there is no file {match[1]}: give the path of a recipe, such as configs/resnet20.yaml."
     return shown(text)
+
+
+def _meant_by(value: str) -> str:
+    """What to do about a value that stands alone, by its ending."""
+    if value.endswith((".yaml", ".yml")):
+        return f"give --config {value}"
+    if value.endswith(".ckpt"):
+        return f"give --ckpt_path {value}"
+    return "one takes one value, in quotes where it has spaces, as --images takes a picture or a folder of them"
 
 
 def _class_problem(text: str, option: str) -> str | None:

@@ -1,6 +1,7 @@
 """What the command line's parser does otherwise than jsonargparse: classes that replace others, and whole numbers."""
 
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,9 +97,11 @@ def check_files_of_settings(arguments: Sequence[str]) -> None:
         if option not in ("--config", "-c"):
             continue
         try:
-            yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            # A pipe can be read but once, by the parser.
+            if Path(file).is_file():
+                deque(yaml.parse(Path(file).read_text(encoding="utf-8")), 0)
         except OSError:
-            # No file: the parser says so, or takes it for settings.
+            # A name that cannot be one: the parser says so, or takes it for settings.
             continue
         except UnicodeDecodeError as error:
             raise UserError(f"{file} is no UTF-8 text ({error}): save it as UTF-8.") from error

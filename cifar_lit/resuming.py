@@ -33,7 +33,7 @@ class ResumableModule(QuicklyNoted, ABC):
 
     def _forget(self) -> None:
         self._schedule_states: list[dict[str, Any]] = []
-        self._scores_before: Counted = {}
+        self._scores_before: tuple[Counted, bool] = {}, False
         self._monitored_before: dict[str, Tensor] = {}
         self._progress_before: dict[str, Any] = {}
         # Of the run: batches of an epoch, and of a step; whether its length is a number of steps.
@@ -172,7 +172,7 @@ class ResumableModule(QuicklyNoted, ABC):
         scores = checkpoint.get("train_scores", {})
         # Older checkpoints hold those of the first rank alone.
         of_ranks = scores if isinstance(scores, list) else [scores]
-        self._scores_before = together(of_ranks[rank::ranks])
+        self._scores_before = together(of_ranks[rank::ranks]), any(of_ranks)
         self._monitored_before = checkpoint.get("monitored", {})
         self._unnamed_before = checkpoint.get("unnamed_settings", [])
         self._progress_before, self._ahead = checkpoint.get("progress", {}), None
@@ -229,7 +229,7 @@ class ResumableModule(QuicklyNoted, ABC):
     def on_train_start(self) -> None:
         """Puts the settings of this run in the place of those that a resumed checkpoint brought along."""
         # Not before: Lightning resets all metrics when a run begins.
-        self.train_scores.go_on_from(self._scores_before)
+        self.train_scores.go_on_from(*self._scores_before)
         for name, value in self._monitored_before.items():
             self.trainer.callback_metrics.setdefault(name, value)
         ahead = self.steps_ahead

@@ -18,6 +18,8 @@ LOGS = "lightning_logs"
 CONFIG = "config.yaml"
 # Options whose value may be left out where it is true.
 SWITCHES = ("--overlays", "--trainer.fast_dev_run", "--trainer.deterministic", "--trainer.detect_anomaly")
+# What names the folder within `save_dir` where a logger of Lightning keeps runs.
+SUBFOLDER = {"TensorBoardLogger": "name", "CSVLogger": "name", "WandbLogger": "project"}
 BEST = "best"
 LAST = "last"
 
@@ -33,22 +35,35 @@ def recipe_name(config: Path) -> str:
     return config.resolve().parent.parent.name if _is_a_runs_own(config) else config.stem
 
 
-def runs_of(config: Path | None, root: Path, logger: Any = None) -> Path | None:
+def runs_of(config: Path | None, root: Path, logger: Any = None, is_fit: bool = False) -> Path | None:
     """The folder of the runs of some settings; of a run's own config that run; None for all that there are.
 
     Args:
         config: The settings' file, if they have one.
         root: Folder that holds ``lightning_logs``.
-        logger: The trainer's setting of this name: where the first logger keeps its own, the checkpoints are.
+        logger: The trainer's setting of this name: where the first logger keeps its own, a run's checkpoints are.
+        is_fit: Whether a run is gone on with. Of an evaluation a logger tells where its results go: it is asked where
+            there is no run in the usual place.
     """
     if config is not None and _is_a_runs_own(config):
         return config.parent
+    usual = _folder_of_runs(root, config.stem) if config is not None else None
+    kept = _folder_of_logger(logger)
+    return usual if kept is None or not (is_fit or _holds_none(usual or root / LOGS)) else kept
+
+
+def _folder_of_logger(logger: Any) -> Path | None:
+    """Where Lightning keeps the runs of a logger's settings, if these say that in a way known here."""
     first = logger[0] if isinstance(logger, list) and logger else logger
-    kept = getattr(first, "init_args", None) or {}
-    if kept.get("save_dir") is not None:
-        # Lightning's loggers call their folder so where they are given no name.
-        return expanded(kept["save_dir"]) / str(kept.get("name") or LOGS)
-    return _folder_of_runs(root, config.stem) if config is not None else None
+    setting = SUBFOLDER.get(str(getattr(first, "class_path", "")).rpartition(".")[2])
+    settings = getattr(first, "init_args", None)
+    if setting is None or settings is None or settings.get("save_dir") is None:
+        return None
+    return expanded(settings["save_dir"]) / str(settings.get(setting, LOGS) or "")
+
+
+def _holds_none(runs: Path) -> bool:
+    return not _in_order_of_time(runs, "")
 
 
 def _is_a_runs_own(config: Path) -> bool:

@@ -105,6 +105,7 @@ class Scores(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
+        # Whether there is anything to log.
         self.has_counted = False
         self.loss = MeanLoss()
         self.accuracy = TopAccuracy(num_classes)
@@ -119,7 +120,7 @@ class Scores(nn.Module):
 
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Counts a batch: its mean loss () or its images' (n,), logits (n, num_classes) and labels int64 (n,)."""
-        if not self.has_counted:
+        if not self.has_counted:  # It takes longer to set than to ask.
             self.has_counted = True
         if len(labels) == 0:
             # A rank's share of a very small split; its mean loss is NaN.
@@ -145,9 +146,9 @@ class Scores(nn.Module):
             metric.reset()
 
     def so_far(self) -> Counted:
-        """What has been counted, for a checkpoint."""
+        """What has been counted, for a checkpoint; nothing where nothing has."""
         counted = {}
-        for name, metric in self.named().items():
+        for name, metric in self.named().items() if self.has_counted else ():
             metric.persistent(True)
             # Copies, on the host: what is counted goes on.
             counted[name] = {key: value.detach().cpu().clone() for key, value in metric.state_dict().items()}
@@ -155,9 +156,14 @@ class Scores(nn.Module):
             metric.persistent(False)
         return counted
 
-    def go_on_from(self, counted: Counted) -> None:
-        """Takes up again what `so_far` gave."""
-        self.has_counted = self.has_counted or bool(counted)
+    def go_on_from(self, counted: Counted, has_counted: bool = True) -> None:
+        """Takes up again what `so_far` gave.
+
+        Args:
+            counted: Of the ranks whose place this one takes; there may be none.
+            has_counted: Whether any rank had counted something: then every rank logs, for the figures are of all.
+        """
+        self.has_counted = has_counted
         for name, metric in self.named().items():
             if name in counted:
                 metric.persistent(True)

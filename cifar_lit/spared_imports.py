@@ -1,15 +1,14 @@
-"""Imports Lightning without what comes along only in case of need, for a command that has to answer at once.
+"""Imports Lightning without what comes along only in case of need, so that a command begins sooner.
 
 Lightning imports torchmetrics, which imports torchvision for its image metrics. Between them they import torch's
 compiler, to keep it off a few methods and to ask whether something is compiled, and scipy.signal, to give one of its
-functions a second name. Nearly half of the time goes there. What needs either later gets the real one; a process that
-may compile a model should import it to begin with.
+functions a second name. A third of the time goes there. What needs either later gets the real one.
 """
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -25,12 +24,17 @@ def is_compile_supported(device_type: Any) -> bool:
     return supported
 
 
-def disable(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
-    """Keeps the compiler off a function, as all of them are where nothing is compiled."""
-    return function
+def disable(fn: Any = None, recursive: bool = True, **kwargs: Any) -> Any:
+    """Keeps the compiler off a function, as all of them are where nothing is compiled; as a decorator, too."""
+    if fn is None:
+        return disable
+    with suppress(AttributeError, TypeError):  # Not everything that can be called takes attributes.
+        # By which the compiler knows it, should it be imported later.
+        fn._torchdynamo_disable = True
+    return fn
 
 
-# What is asked of each while Lightning is imported. Whoever asks for anything else gets the real module.
+# What Lightning and torchmetrics ask of each. Whoever asks for anything else gets the real module.
 SPARED: dict[str, dict[str, Any]] = {
     "torch._dynamo": {"OptimizedModule": OptimizedModule, "disable": disable},
     "torch._dynamo.utils": {"is_compile_supported": is_compile_supported},
@@ -50,6 +54,18 @@ class _StandIn(ModuleType):
             # Of a package, by which its modules are found.
             self.__path__ = spec.submodule_search_locations
 
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        super().__setattr__(attribute, value)
+        self.hand_over_modules()
+
+    def hand_over_modules(self) -> None:
+        """Gives the package, once it has come, those of its modules whose import began with the stand-in."""
+        package = sys.modules.get(self.__name__)
+        if package is not None and package is not self:
+            for attribute, value in vars(self).items():
+                if isinstance(value, ModuleType) and not hasattr(package, attribute):
+                    setattr(package, attribute, value)
+
     def __getattr__(self, attribute: str) -> Any:
         # Python asks for some of these, and does without them.
         if attribute.startswith("__"):
@@ -61,8 +77,14 @@ def _real(module: str) -> ModuleType:
     """The module itself, and not what stands in for it."""
     # Of a package and its modules all or none: they import each other.
     package, _, _ = module.partition(".")
-    _remove([name for name in SPARED if name.partition(".")[0] == package])
-    return importlib.import_module(module)
+    names = [name for name in SPARED if name.partition(".")[0] == package]
+    standing_in = [sys.modules.get(name) for name in names]
+    _remove(names)
+    real = importlib.import_module(module)
+    for one in standing_in:
+        if isinstance(one, _StandIn):
+            one.hand_over_modules()
+    return real
 
 
 def _remove(names: Iterable[str]) -> None:

@@ -91,11 +91,16 @@ def test_a_step_of_ones_own_that_counts_nothing_logs_nothing(tmp_path: Path) -> 
         def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
             return F.cross_entropy(self(batch[0]), batch[1])
 
-    fitted = trainer(tmp_path, limit_train_batches=2)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*called before the `*update`* method")
-        fitted.fit(Own(), DigitsDataModule(batch_size=64))
-    assert {name for name in fitted.callback_metrics if not name.startswith("run/")} == {"val/loss", "val/accuracy"}
+    # And so when it goes on in the middle of the epoch.
+    keep: dict[str, Any] = {"enable_checkpointing": True, "limit_train_batches": 2}
+    keep["callbacks"] = [ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)]
+    for checkpoint, further in ((None, keep), (tmp_path / "step=1.ckpt", {"limit_train_batches": 2})):
+        fitted = trainer(tmp_path, **further)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*called before the `*update`* method")
+            fitted.fit(Own(), DigitsDataModule(batch_size=64), ckpt_path=checkpoint, weights_only=True)
+        assert fitted.global_step == 2
+        assert not [name for name in fitted.callback_metrics if name.startswith("train")]
 
 
 def test_what_a_checkpoint_has_counted_stays_while_a_run_that_took_it_up_counts_on() -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse import dict_to_namespace
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -36,8 +37,8 @@ from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
 from cifar_lit.logger import logger_of
 from cifar_lit.models import ResNetV1
-from cifar_lit.parsing import with_classes_first
-from cifar_lit.runs import checkpoints, find_checkpoint, with_own_config
+from cifar_lit.parsing import check_files_of_settings, with_classes_first
+from cifar_lit.runs import checkpoints, find_checkpoint, runs_of, with_own_config
 from cifar_lit.trainer import CifarTrainer
 
 REPOSITORY = Path(__file__).parent.parent
@@ -306,6 +307,33 @@ def test_the_last_run_is_where_its_own_logger_keeps_it(capsys: pytest.CaptureFix
         capsys.readouterr()
         main(["fit", "--config=tiny.yaml", *logger, "--ckpt_path=last"])
         assert f"Resuming csv/{name}/version_0/checkpoints/last.ckpt\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "folder"),
+    [
+        ("pytorch_lightning.loggers.CSVLogger", {"save_dir": "out", "name": ""}, "out"),
+        ("TensorBoardLogger", {"save_dir": "out", "name": None}, "out"),
+        ("TensorBoardLogger", {"save_dir": "out", "name": "a"}, "out/a"),
+        ("WandbLogger", {"save_dir": "out", "name": "a", "project": "b"}, "out/b"),
+        ("MLFlowLogger", {"save_dir": "out"}, "lightning_logs/tiny"),
+    ],
+)
+def test_where_a_logger_keeps_runs(kind: str, settings: dict[str, Any], folder: str) -> None:
+    logger = dict_to_namespace({"class_path": kind, "init_args": settings})
+    assert runs_of(Path("tiny.yaml"), Path(), [logger, True], is_fit=True) == Path(folder)
+
+
+def test_of_an_evaluation_a_logger_says_where_its_results_go(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=csv"]
+    run = fit("--trainer.max_epochs=1")
+    main(["test", "--config=tiny.yaml", *logger])
+    assert f"Checkpoint {run}/checkpoints/best" in capsys.readouterr().out
+    shutil.rmtree("lightning_logs")
+    shutil.rmtree("csv")
+    main(["fit", "--config=tiny.yaml", "--trainer.max_epochs=1", *logger])
+    main(["test", "--config=tiny.yaml", *logger])
+    assert "Checkpoint csv/lightning_logs/version_0/checkpoints/best" in capsys.readouterr().out
 
 
 def test_that_a_run_is_no_longer_saved_by_the_clock_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
@@ -881,6 +909,7 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
         ),
         (["--model.depht=20"], "ResNetV1 has no option 'depht': did you mean depth. Or see --model.help ResNetV1"),
         (["--model.label_smothing=0.1"], "did you mean label_smoothing"),
+        (["--model.nets=x"], "ResNetV1 has no option 'nets': see --model.help"),
         (["--model.qqqq=20"], "ResNetV1 has no option 'qqqq': see --model.help ResNetV1"),
         (["--trainer.max_epoch=3"], "there is no option --trainer.max_epoch=3: did you mean --trainer.max_epochs. Or"),
         (["--trainer.qqqq=3"], "there is no option --trainer.qqqq=3: see --help"),
@@ -1018,7 +1047,17 @@ def test_classes_come_before_their_settings_and_not_before_a_config() -> None:
 
 def test_pictures_are_one_file_or_one_folder(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--config=tiny.yaml", "--images", "first.png", "my second.png"]
-    assert ": my is one value too many: an option takes one, in quotes where it" in failure(capsys, "predict", *given)
+    said = failure(capsys, "predict", *given)
+    assert "my stands without an option: one takes one value, in quotes where it has spaces, as --images takes" in said
+    for option, value in (("--config", "tiny.yaml"), ("--ckpt_path", "best.ckpt")):
+        said = failure(capsys, "fit", "--model=ResNetV1", value)
+        assert said.endswith(f"{value} stands without an option: give {option} {value}.")
+
+
+def test_what_only_the_parser_can_judge_is_left_to_it(tmp_path: Path) -> None:
+    # Such as a text that others take for a day.
+    (tmp_path / "own.yaml").write_text("data: 2024-13-45")
+    check_files_of_settings([f"--config={tmp_path / 'own.yaml'}", "--config", "x" * 5000, "-c", "absent", "--config"])
 
 
 def test_weights_of_other_sizes_are_told_of_with_these() -> None:

@@ -160,6 +160,45 @@ def test_two_ranks_that_go_on_in_the_middle_of_an_epoch_count_all_of_it(tmp_path
     assert whole == resumed
 
 
+# One rank saves behind the epoch's validation; as many as there are go on from there, with nothing more to count.
+FROM_THE_END = """
+import json, sys
+from pathlib import Path
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.models import DepthwiseNet
+from cifar_lit.ranks import leave_ranks
+
+ranks, out = int(sys.argv[1]), Path(sys.argv[2])
+seed_everything(1)
+end = out.parent / "end.ckpt"
+keep = [] if end.exists() else [ModelCheckpoint(end.parent, "end", save_on_train_epoch_end=False)]
+trainer = Trainer(
+    accelerator="cpu", devices=ranks, strategy="ddp" if ranks > 1 else "auto", logger=False, max_epochs=1,
+    limit_train_batches=8, limit_val_batches=1, num_sanity_val_steps=0, callbacks=keep,
+    enable_checkpointing=bool(keep), enable_progress_bar=False,
+)
+model, data = DepthwiseNet(widths=[[8], [8]], dropout=[0, 0]), DigitsDataModule(batch_size=48)
+trainer.fit(model, data, ckpt_path=None if keep else end, weights_only=True)
+assert trainer.global_step == 8
+if trainer.is_global_zero:
+    figures = {name: value.item() for name, value in trainer.callback_metrics.items() if "train" in name}
+    (out / "figures.json").write_text(json.dumps(figures))
+leave_ranks()
+"""
+
+
+@pytest.mark.slow
+def test_all_ranks_tell_what_one_had_counted_before(tmp_path: Path) -> None:
+    found = [
+        json.loads((on_ranks(FROM_THE_END, ranks, tmp_path / str(ranks)) / "figures.json").read_text())
+        for ranks in (1, 2)
+    ]
+    assert found[0].keys() == {"train/loss", "train/accuracy"}
+    assert found[0] == found[1]
+
+
 def test_shared_batchnorm_takes_a_layers_place_and_gives_it_back() -> None:
     inner: Any = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU())
     model = nn.Sequential(nn.Conv2d(3, 4, 1), inner)

@@ -62,10 +62,11 @@ def test_it_says_of_a_gpu_what_was_measured_there() -> None:
         f"(8 epochs, {len(race['seconds'])} seed)" in README
     )
     reached = f"{race['mean_accuracy']:.2f} % test, {race['mean_accuracy_multi_view']:.2f} % with six views; "
-    assert f"{race['median_seconds']:.1f} s on an H200, compiled before | {reached}JPEG images" in README
+    cost = f"{race['median_seconds']:.1f} s on an H200 by the race's clock"
+    assert f"{cost} (below), compiled before | {reached}JPEG images" in README
     recipe = (REPOSITORY / "configs" / "speed_gpu.yaml").read_text(encoding="utf-8")
     assert f"# Accuracy: {reached}trained on all 50,000 JPEG images" in recipe
-    assert f"# Cost: {race['median_seconds']:.1f} s of training and testing on an H200" in recipe
+    assert f"# Cost: {cost}," in recipe
     resnet20, resnet18 = (
         epochs[f"{network}, compiled"]["seconds"] for network in ("resnet20, batch 1024", "resnet18, batch 512")
     )

@@ -58,7 +58,13 @@ assert torch._dynamo is sys.modules["torch._dynamo"]
 print("real")
 """
 COMPILES = (
-    "compiled = torch.compile(lambda x: x + 1, backend='eager'); assert compiled(torch.ones(2)).tolist() == [2, 2]"
+    "compiled = torch.compile(lambda x: x + 1, backend='eager'); assert compiled(torch.ones(2)).tolist() == [2, 2]; "
+    # Which imports a module of the package first.
+    "torch.compile(torch.nn.ReLU()); assert torch._dynamo.backends.registry"
+)
+DISABLED = (
+    "assert [disabled(abs)(-1) for disabled in (torch.compiler.disable, torch.compiler.disable(recursive=False), "
+    "torch._dynamo.disable(recursive=True, reason=None))] == [1, 1, 1]"
 )
 ROI = "assert torchvision.ops.roi_align(torch.ones(1, 1, 4, 4), [torch.tensor([[0., 0, 2, 2]])], 2).sum() == 4"
 OPTIMIZED = (
@@ -68,7 +74,8 @@ OPTIMIZED = (
 
 
 def test_who_compiles_meanwhile_gets_the_compiler(tmp_path: Path) -> None:
-    done = run("-c", NEEDS_THEM.format(first="", inside=COMPILES, outside=OPTIMIZED), cwd=tmp_path)
+    inside = f"{DISABLED}; {COMPILES}"
+    done = run("-c", NEEDS_THEM.format(first="", inside=inside, outside=OPTIMIZED), cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "real\n"), done.stderr
 
 
