@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pytorch_lightning import Trainer
 
+_SECTIONS = ("trainer", "model", "data", "checkpoint", "curves", "gradcam", "misclassified", "confusion", "ckpt_path")
 # Where the classes are that an option knows by name, by the option's end.
 _MODULES = {
     "model": ("cifar_lit.models",),
@@ -35,6 +36,12 @@ def option_near(option: str) -> str:
     name = option.partition("=")[0]
     near = difflib.get_close_matches(name.removeprefix(trainer), names, n=1, cutoff=0.8)
     return f"did you mean {trainer}{near[0]}? Or " if name.startswith(trainer) and near else ""
+
+
+def section_near(name: str) -> str:
+    """A question after the part of the settings that is spelt nearly so; nothing if there is none."""
+    near = difflib.get_close_matches(name, _SECTIONS, n=1, cutoff=0.6)
+    return f"did you mean {near[0]}? Or " if near else ""
 
 
 def setting_near(name: str, path: str) -> str:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from cifar_lit.errors import TRACEBACK_VARIABLE
-from cifar_lit.near_names import classes_near, known_classes, listed, option_near, setting_near
+from cifar_lit.near_names import classes_near, known_classes, listed, option_near, section_near, setting_near
 
 # Characters of a library's message that are shown.
 _MESSAGE_LIMIT = 400
@@ -90,6 +90,10 @@ def parsing_problem(text: str) -> str:
         if not match[1].startswith("-"):
             return f"{match[1]} stands without an option: {_meant_by(match[1])}."
         return f"there is no option {match[1]}: {option_near(match[1])}see --help."
+    if match := re.search(r"does not accept option '(\w+)(\S*)'", text):
+        return f"there is no setting {match[1]}{match[2]}: {section_near(match[1])}see --help."
+    if "Unable to load config" in text and {*keys} == {"checkpoint"}:
+        return "--checkpoint is for settings of saving, as --checkpoint.monitor: give a run or file with --ckpt_path."
     if match := re.search(r"arguments are required: (.*)", text):
         missing = match[1].partition("\n")[0]
         if "model" in missing:

@@ -962,6 +962,8 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
         (["--config=absent.yaml"], "there is no file .*absent.yaml"),
         (["--config=broken.yaml", "--config", "tiny.yaml"], r": broken.yaml is no valid YAML: .* line 1"),
         (["--config", "utf16.yaml"], "utf16.yaml is no UTF-8 text"),
+        (["--config", "wrong.yaml"], "there is no setting modell.class_path: did you mean model. Or see --help"),
+        (["--checkpoint", "best.ckpt"], "give a run or file with --ckpt_path"),
         (["--config=nothing.yaml"], "the --config file has no settings: give a recipe"),
         (["--config=."], r"\. is no file: give the path of a recipe"),
         pytest.param(
@@ -979,6 +981,7 @@ def test_bad_input_ends_in_one_line(
     monkeypatch.setattr(CIFAR10DataModule, "ARCHIVE", unreachable)
     Path("broken.yaml").write_text("a: [1, 2")
     Path("nothing.yaml").write_text("")
+    Path("wrong.yaml").write_text("modell: {class_path: ResNetV1}")
     Path("utf16.yaml").write_text("trainer: {max_epochs: 1}", encoding="utf-16")
     assert re.search(expected, failure(capsys, "fit", "--config", "tiny.yaml", *args))
 
