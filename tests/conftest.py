@@ -6,6 +6,7 @@ import socket
 import struct
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ from cifar_lit.data.images import Images
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
     torch.set_num_threads(max(torch.get_num_threads() // workers, 1))
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with the most slow tests first: begun last, one would go on alone when all others are done."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: -slow[item.path])
+
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 
 import albumentations as A
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,6 +37,9 @@ class WorkerExecutor(Dataset[tuple[Tensor, Tensor]]):
         transforms: Sequence[A.BasicTransform] = (),
         run_seed: int = 0,
     ) -> None:
+        # A worker that is forked while one of OpenCV's threads holds a lock finds it locked for ever. Images are too
+        # small for threads of its own anyhow.
+        cv2.setNumThreads(0)
         self.images = images
         self.labels = labels
         self.run_seed = run_seed

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -126,6 +127,14 @@ def test_no_image_of_a_run_is_augmented_like_another(repeated: Images) -> None:
     assert distinct(epochs) == 120
 
 
+def test_opencv_has_no_threads_whose_locks_a_fork_would_keep(noise: Callable[..., Images]) -> None:
+    images = noise(0, 8, 8)
+    cv2.setNumThreads(2)
+    assert cv2.getNumThreads() == 2
+    WorkerExecutor(images.pixels, images.labels, augmentation())
+    assert cv2.getNumThreads() == 1
+
+
 def test_what_is_drawn_for_an_image_depends_on_its_seed_alone(noise: Callable[..., Images]) -> None:
     images = noise(0, 8, 8)
     executor = WorkerExecutor(images.pixels, images.labels, augmentation())
@@ -159,6 +168,7 @@ def fresh_process() -> subprocess.CompletedProcess[str]:
     program = """
 import os, cifar_lit.data.worker_executor
 import albumentations as A
+import cv2
 print(os.environ.get("NO_ALBUMENTATIONS_UPDATE"))
 for make in (lambda: A.CoarseDropout(max_holes=3), lambda: A.PadIfNeeded(40, 40, value=0, mask_value=1)):
     try:
