@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pytorch_lightning import Trainer
 
@@ -34,14 +34,12 @@ def option_near(option: str) -> str:
     """A question after the trainer's option that is spelt nearly so; nothing if there is none."""
     trainer, names = "--trainer.", inspect.signature(Trainer.__init__).parameters
     name = option.partition("=")[0]
-    near = difflib.get_close_matches(name.removeprefix(trainer), names, n=1, cutoff=0.8)
-    return f"did you mean {trainer}{near[0]}? Or " if name.startswith(trainer) and near else ""
+    return _question(name.removeprefix(trainer), names, 0.8, trainer) if name.startswith(trainer) else ""
 
 
 def section_near(name: str) -> str:
     """A question after the part of the settings that is spelt nearly so; nothing if there is none."""
-    near = difflib.get_close_matches(name, _SECTIONS, n=1, cutoff=0.6)
-    return f"did you mean {near[0]}? Or " if near else ""
+    return _question(name, _SECTIONS)
 
 
 def setting_near(name: str, path: str) -> str:
@@ -53,17 +51,12 @@ def setting_near(name: str, path: str) -> str:
     names = {one.name for own in parameters[:1] for one in own if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
     # What a base cannot do without, a class gives it.
     names |= {one.name for of_base in parameters[1:] for one in of_base if one.default is not one.empty}
-    near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.6)
-    return f"did you mean {near[0]}? Or " if near else ""
+    return _question(name, sorted(names))
 
 
 def listed(names: Sequence[str]) -> str:
     """Names to choose from, in words."""
     return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _modules_of(option: str) -> tuple[str, ...]:
-    return _MODULES.get(option.rpartition(".")[2].removeprefix("--"), ())
 
 
 def known_classes(option: str) -> dict[str, str]:
@@ -74,3 +67,12 @@ def known_classes(option: str) -> dict[str, str]:
         for name, kind in vars(sys.modules.get(module, sys)).items()
         if isinstance(kind, type) and not name.startswith("_") and kind.__module__.startswith(module)
     }
+
+
+def _modules_of(option: str) -> tuple[str, ...]:
+    return _MODULES.get(option.rpartition(".")[2].removeprefix("--"), ())
+
+
+def _question(name: str, names: Iterable[str], cutoff: float = 0.6, prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, [*names], n=1, cutoff=cutoff)
+    return f"did you mean {prefix}{near[0]}? Or " if near else ""

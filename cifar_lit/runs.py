@@ -49,7 +49,9 @@ def runs_of(config: Path | None, root: Path, logger: Any = None, is_fit: bool = 
         return config.parent
     usual = _folder_of_runs(root, config.stem) if config is not None else None
     kept = _folder_of_logger(logger)
-    return usual if kept is None or not (is_fit or _holds_none(usual or root / LOGS)) else kept
+    if kept is None or (not is_fit and _in_order_of_time(usual or root / LOGS, "")):
+        return usual
+    return kept
 
 
 def _folder_of_logger(logger: Any) -> Path | None:
@@ -60,10 +62,6 @@ def _folder_of_logger(logger: Any) -> Path | None:
     if setting is None or settings is None or settings.get("save_dir") is None:
         return None
     return expanded(settings["save_dir"]) / str(settings.get(setting, LOGS) or "")
-
-
-def _holds_none(runs: Path) -> bool:
-    return not _in_order_of_time(runs, "")
 
 
 def _is_a_runs_own(config: Path) -> bool:
