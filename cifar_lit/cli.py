@@ -160,10 +160,13 @@ class CifarCLI(LightningCLI):
             assert self.checkpoint is not None, "predict always has one"
             content = load_checkpoint(self.checkpoint)
             self._settings.data = dict_to_namespace(stand_in_for_data(content, self.checkpoint))
+            # Of pictures nothing is logged: the checkpoint's run may be somebody else's.
+            trainer.logger = False
         if self.subcommand in ("summary", "explain", "export"):
             # They run in one process, without what only training needs, such as a run's own ModelCheckpoint.
             trainer.logger, trainer.enable_checkpointing, trainer.callbacks = False, False, None
             trainer.devices, trainer.num_nodes = 1, 1
+        self.config_dump = parsing.as_data(self.parser, self.config)[self.config.subcommand]
 
     def before_validate(self) -> None:
         """Has images normalised as the checkpoint's were; figures and pictures stand at its step, not at 0."""
@@ -196,13 +199,10 @@ class CifarCLI(LightningCLI):
             callbacks += [best, LastCheckpoint()]
             callbacks += [LastCheckpoint(best.every_n_minutes)] if best.every_n_minutes is not None else []
             config.plugins = with_atomic_saving(config.plugins)
-        if self.subcommand == "predict" and self._settings.images is not None:
-            # Of pictures nothing is logged: the checkpoint's run may be somebody else's.
-            config.logger = False
         if config.logger in (None, True):
             config.logger = logger_of(self.checkpoint, self._root, self.recipe, self.subcommand != "fit")
         if self.subcommand == "fit":
-            callbacks.append(Provenance(self._parser("fit").dump(self._settings), self._arguments))
+            callbacks.append(Provenance(parsing.as_yaml(self._parser("fit"), self._settings), self._arguments))
         if self.subcommand == "predict" and self._settings.images is None:
             assert self.checkpoint is not None, "predict always has one"
             others = run_of(self.checkpoint) if config.logger else None

@@ -116,3 +116,13 @@ def let_whole_numbers_count(parser: LightningArgumentParser) -> None:
             # typing takes Union[int, float] for the Union[float, int] that another library made before, and so 1 would
             # be read as 1.0.
             action._typehint = int | float | None  # type: ignore[attr-defined]
+
+
+def as_yaml(parser: LightningArgumentParser, settings: Namespace, **kept: bool) -> str:
+    """Settings as text. They have been parsed: the parser would check them anew, which takes longer than to write."""
+    return str(parser.dump(settings, skip_validation=True, **kept))
+
+
+def as_data(parser: LightningArgumentParser, settings: Namespace) -> Any:
+    """Settings as numbers, text, lists and dictionaries: what Lightning's CLI keeps as its ``config_dump``."""
+    return yaml.safe_load(as_yaml(parser, settings, skip_link_targets=False, skip_none=False))

@@ -30,7 +30,9 @@ class SaveFitConfig(SaveConfigCallback):
         folder = trainer.log_dir
         self._name_the_teacher(trainer)
         if trainer.is_global_zero and folder is not None:
-            write_atomically(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
+            # As they were checked when they were parsed.
+            settings = self.parser.dump(self.config, skip_none=False, skip_validation=True)
+            write_atomically(Path(folder) / self.config_filename, settings)
 
     def _name_the_teacher(self, trainer: Trainer) -> None:
         """Puts the checkpoint that teaches in the place of a recipe's name, whose newest run changes."""
