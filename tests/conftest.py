@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from cifar_lit.data import datamodule
 from cifar_lit.data.download import Archive
 from cifar_lit.data.images import Images
 
@@ -78,6 +79,12 @@ def modules_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         file = getattr(sys.modules[name], "__file__", None)
         if file and Path(file).is_relative_to(tmp_path_factory.getbasetemp()):
             del sys.modules[name]
+
+
+@pytest.fixture
+def small_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has 20 images in a batch of an evaluation: what large networks say of hundreds takes longer than all else."""
+    monkeypatch.setattr(datamodule, "evaluation_batch", lambda *size: 20)
 
 
 def random_images(seed: int, count: int, classes: int, size: int = 32) -> Images:

@@ -392,9 +392,11 @@ def test_compiling_keeps_names_layers_and_figures(monkeypatch: pytest.MonkeyPatc
     assert seen, "Grad-CAM's hooks see the network itself"
 
 
+@pytest.mark.usefixtures("small_evaluations")
 def test_weights_of_sixteen_bits_train_and_are_tested(tmp_path: Path) -> None:
-    model, run = ResNetV1(depth=8), trainer(tmp_path, precision="bf16-true", max_steps=2)
-    run.fit(model, DigitsDataModule())
+    model = ResNetV1(depth=8)
+    run = trainer(tmp_path, precision="bf16-true", max_steps=2, limit_val_batches=1, limit_test_batches=1)
+    run.fit(model, DigitsDataModule(batch_size=8))
     assert model.net.stem[0].weight.dtype == torch.bfloat16
     assert 0 <= run.test(model, DigitsDataModule(), verbose=False)[0]["test/accuracy"] <= 1
 

@@ -13,7 +13,6 @@ from benchmarks.accuracy import QUIET, teacher_of
 from cifar_lit import optimizers
 from cifar_lit.classifier import Classifier
 from cifar_lit.cli import CifarCLI, main
-from cifar_lit.data import datamodule
 
 REPOSITORY = Path(__file__).parent.parent
 RECIPES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
@@ -24,13 +23,12 @@ def test_there_are_recipes() -> None:
     assert len(RECIPES) >= 15
 
 
+@pytest.mark.usefixtures("small_evaluations")
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
 def test_recipe_trains_saves_and_loads(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # What the large networks say of hundreds of images takes longer than all else here.
-    monkeypatch.setattr(datamodule, "evaluation_batch", lambda *size: 20)
     tiny = ["--data=DigitsDataModule", "--data.batch_size=4", "--trainer.accelerator=cpu"]
     few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1", *QUIET]
     if path.parent.name != "reference" and path.stem != "quickstart":

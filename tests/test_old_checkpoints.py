@@ -45,6 +45,7 @@ def test_logits_are_those_that_were_written_down(kept: Path) -> None:
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max(), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("small_evaluations")
 def test_the_command_line_takes_it(kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To test it, with its own settings, and to train on, with its optimizer's state."""
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, PlainCNN, ResNet
 
 def linearised(net: nn.Module) -> nn.Module:
     """A copy in which nothing cancels and no unit is dead: positive weights, no norms, averages for maxima."""
-    net = copy.deepcopy(net).double().eval()
+    net = copy.deepcopy(net).eval()
     for module in list(net.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d):
@@ -51,7 +51,7 @@ def test_every_convolution_sees_what_its_gradient_says(build: Callable[[], nn.Mo
     for name, module in plain.named_modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda _m, _i, out, name=name: outputs.update({name: out}))
-    image = torch.rand(1, *size, dtype=torch.float64, requires_grad=True)
+    image = torch.rand(1, *size, requires_grad=True)
     plain(image)
     assert len(outputs) > 5
     for name, out in list(outputs.items())[:: max(len(outputs) // 12, 1)]:
