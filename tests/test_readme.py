@@ -54,6 +54,15 @@ def test_the_quickstarts_figures_are_of_its_recipe() -> None:
     assert figures in README
 
 
+def test_it_says_what_the_choice_by_held_out_images_reaches() -> None:
+    (file,) = re.findall(r"\]\((benchmarks/results/accuracy/\S+-hold-out-\S+\.json)\)", README)
+    found = json.loads((REPOSITORY / file).read_text(encoding="utf-8"))
+    assert found["settings"] == settings_of(REPOSITORY / "configs" / f"{found['recipe']}.yaml")
+    best, last = found["best_by_validation_accuracy"], found["accuracy"]
+    said = f"that epoch has {best:.2f} % on the test split, the last one {last:.2f} % (`{found['command']}`)."
+    assert said in README.replace("\n", " ")
+
+
 def test_it_says_of_a_gpu_what_was_measured_there() -> None:
     found = json.loads((REPOSITORY / "benchmarks" / "results" / "gpu-nvidia-h200.json").read_text(encoding="utf-8"))
     race, epochs = found["race"]["speed"], found["epochs"]
