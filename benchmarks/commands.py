@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -53,20 +53,19 @@ def run_jobs(jobs: Iterable[Callable[[], object]], at_once: int = 1) -> None:
             `fit` saves before it does.
     """
     share_cores(at_once)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Not where it is ignored, as in the background of a shell.
+    kinds = [kind for kind in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(kind) is not signal.SIG_IGN]
+    # Nothing is raised: it might be while a thread of the pool begins, for which nobody would wait any more.
+    before = {kind: signal.signal(kind, _stop_commands) for kind in kinds}
     try:
         with ThreadPoolExecutor(at_once) as pool:
-            try:
-                runs = [pool.submit(job) for job in jobs]
-                wait(runs)
-            except KeyboardInterrupt:
-                _stop_commands()
-                pool.shutdown(wait=False, cancel_futures=True)
+            runs = [pool.submit(_unless_stopped, job) for job in jobs]
         if STOPPED.is_set():
             print("Stopped: the same command does what is not done yet.", file=sys.stderr)
             sys.exit(130)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
         STOPPED.clear()
     for one in runs:
         one.result()
@@ -82,8 +81,14 @@ def share_cores(runs: int) -> None:
         torch.set_num_threads(threads)
 
 
-def _stop_commands() -> None:
-    """Tells all that `command` has started to stop, and lets it start no more."""
+def _unless_stopped(job: Callable[[], object]) -> None:
+    if not STOPPED.is_set():
+        job()
+
+
+def _stop_commands(*_: object) -> None:
+    """Tells all that `command` has started to stop, and lets it start no more: what a signal's handler does."""
+    # Threads of the pool alone hold it, and not the main one, in which handlers run.
     with _STARTING:
         STOPPED.set()
         for process in tuple(RUNNING):

@@ -314,12 +314,21 @@ def started(process: Path) -> str:
 def test_who_waits_for_anothers_teacher_does_not_begin_when_told_to_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = list[str]()
+    begun, start, threads, both = list[str](), threading.Thread.start, list[threading.Thread](), threading.Event()
+
+    def start_slowly(thread: threading.Thread) -> None:
+        start(thread)
+        threads.append(thread)
+        if len(threads) == 2:
+            both.set()
+            # Meanwhile the signal comes.
+            time.sleep(0.5)
 
     def fit(*arguments: str) -> tuple[float, str]:
         if commands.STOPPED.is_set():
             raise InterruptedError
         begun.append(arguments[0])
+        assert both.wait(60)
         os.kill(os.getpid(), signal.SIGTERM)
         assert commands.STOPPED.wait(60)
         raise subprocess.CalledProcessError(1, "fit")
@@ -327,9 +336,11 @@ def test_who_waits_for_anothers_teacher_does_not_begin_when_told_to_stop(
     monkeypatch.setattr(accuracy, "command", fit)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    monkeypatch.setattr(threading.Thread, "start", start_slowly)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as end:
         accuracy.main(["depthwise_distilled", "dilated_separable_distilled", "--at_once=2", f"--output={tmp_path}"])
+    assert not any(thread.is_alive() for thread in threads)
     assert begun == ["fit"]
     assert end.value.code == 130
     assert signal.getsignal(signal.SIGTERM) == before
