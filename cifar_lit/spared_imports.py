@@ -2,7 +2,8 @@
 
 Lightning imports torchmetrics, which imports torchvision for its image metrics. Between them they import torch's
 compiler, to keep it off a few methods and to ask whether something is compiled, and scipy.signal, to give one of its
-functions a second name. A third of the time goes there. What needs either later gets the real one.
+functions a second name; torch's optimizers import the compiler to tell it of each step. A third of the time goes there.
+What needs either later gets the real one.
 """
 
 import importlib
@@ -34,9 +35,13 @@ def disable(fn: Any = None, recursive: bool = True, **kwargs: Any) -> Any:
     return fn
 
 
-# What Lightning and torchmetrics ask of each. Whoever asks for anything else gets the real module.
+def graph_break(msg: str = "") -> None:
+    """Ends what is compiled as one, where something is: what an optimizer asks for around each step."""
+
+
+# What Lightning, torchmetrics and optimizers ask of each. Whoever asks for anything else gets the real module.
 SPARED: dict[str, dict[str, Any]] = {
-    "torch._dynamo": {"OptimizedModule": OptimizedModule, "disable": disable},
+    "torch._dynamo": {"OptimizedModule": OptimizedModule, "disable": disable, "graph_break": graph_break},
     "torch._dynamo.utils": {"is_compile_supported": is_compile_supported},
     # Looked for by torchmetrics, which adds it where it is missing.
     "scipy.signal": {"hamming": None},

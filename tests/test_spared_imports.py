@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.accuracy import QUIET
 from cifar_lit.spared_imports import SPARED
@@ -32,12 +33,22 @@ def test_summary_imports_neither(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_trains_imports_the_compiler_and_what_tests_imports_neither(tmp_path: Path) -> None:
-    few = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1", *QUIET]
-    imported, _ = imports("fit", f"--config={CONFIGS / 'quickstart.yaml'}", *few, cwd=tmp_path)
-    # An optimizer asks for it.
-    assert imported == {"torch._dynamo", "torch._dynamo.utils"}
-    imported, out = imports("test", cwd=tmp_path)
+def test_what_trains_and_tests_imports_neither_and_what_compiles_trains_the_same(tmp_path: Path) -> None:
+    few = ["--model=DepthwiseNet", "--model.widths=[[8],[8]]", "--model.dropout=[0,0]", "--data=DigitsDataModule"]
+    # Torch's optimizers ask for its compiler.
+    few += ["--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--trainer.precision=32-true"]
+    few += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1", *QUIET]
+    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+    imported, _ = imports("fit", *few, f"--trainer.default_root_dir={plain}", cwd=tmp_path)
+    assert not imported
+    compiling = ["--model.compile_mode=default", f"--trainer.default_root_dir={compiled}"]
+    imported, _ = imports("fit", *few, *compiling, cwd=tmp_path)
+    assert "torch._dynamo.utils" in imported
+    weights = [
+        torch.load(next(folder.rglob("last.ckpt")), weights_only=True)["state_dict"] for folder in (plain, compiled)
+    ]
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+    imported, out = imports("test", f"--ckpt_path={next(plain.rglob('last.ckpt'))}", cwd=tmp_path)
     assert "test/accuracy" in out
     assert not imported
 
