@@ -20,7 +20,7 @@ from cifar_lit.models import ResNetV1
 TINY = {
     "trainer": {"limit_train_batches": 2, "limit_val_batches": 1, "max_epochs": 1, "accelerator": "cpu"},
     "model": {"class_path": "ResNetV1", "init_args": {"depth": 8}},
-    "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 16}},
+    "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 16, "val_size": 40}},
 }
 
 

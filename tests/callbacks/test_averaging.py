@@ -483,7 +483,7 @@ def test_a_recipe_names_them_without_their_module(name: str, tmp_path: Path, mon
             "callbacks": [{"class_path": name, "init_args": {"every_n_steps": 2}}],
         },
         "model": {"class_path": "ResNetV1", "init_args": {"depth": 8}},
-        "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 16}},
+        "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 16, "val_size": 40}},
     }
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
     main(["fit", "--config", "recipe.yaml"])
