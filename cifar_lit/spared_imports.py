@@ -92,10 +92,21 @@ def _real(module: str) -> ModuleType:
     return real
 
 
+def _put(name: str) -> None:
+    """Has a stand-in found at once, as an attribute too: a package that looks for one takes 20 µs, at every step."""
+    package, _, attribute = name.rpartition(".")
+    sys.modules[name] = stand_in = _StandIn(name, SPARED[name])
+    if not isinstance(sys.modules[package], _StandIn):
+        setattr(sys.modules[package], attribute, stand_in)
+
+
 def _remove(names: Iterable[str]) -> None:
     for name in names:
         if isinstance(sys.modules.get(name), _StandIn):
             del sys.modules[name]
+        package, _, attribute = name.rpartition(".")
+        if isinstance(vars(sys.modules.get(package, sys)).get(attribute), _StandIn):
+            delattr(sys.modules[package], attribute)
 
 
 @contextmanager
@@ -104,7 +115,7 @@ def spared(names: Iterable[str] = tuple(SPARED)) -> Iterator[None]:
     try:
         for name in names:
             if name not in sys.modules:
-                sys.modules[name] = _StandIn(name, SPARED[name])
+                _put(name)
         yield
     finally:
         _remove(SPARED)

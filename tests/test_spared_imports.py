@@ -61,6 +61,7 @@ with spared():
     import scipy.signal, torch, torchvision
     {first}
     assert all(type(sys.modules[name]).__name__ == "_StandIn" for name in SPARED)
+    assert vars(torch)["_dynamo"] is sys.modules["torch._dynamo"]
     {inside}
     assert scipy.signal.butter(1, 0.5)[0].shape == (2,)
 {outside}
