@@ -36,7 +36,7 @@ def disable(fn: Any = None, recursive: bool = True, **kwargs: Any) -> Any:
 
 
 def graph_break(msg: str = "") -> None:
-    """Ends what is compiled as one, where something is: what an optimizer asks for around each step."""
+    """Does nothing, as where nothing is compiled: an optimizer asks around each step to end what is compiled as one."""
 
 
 # What Lightning, torchmetrics and optimizers ask of each. Whoever asks for anything else gets the real module.

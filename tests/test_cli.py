@@ -45,7 +45,7 @@ REPOSITORY = Path(__file__).parent.parent
 TINY = {
     "trainer": {"max_epochs": 2, "limit_train_batches": 3, "accelerator": "cpu", "log_every_n_steps": 1},
     "model": {"class_path": "ResNetV1", "init_args": {"depth": 8, "schedule": "OneCycle", "tta": "flip"}},
-    # To validate on 288 images, twice flipped, would be a third of all the time here.
+    # To validate on 288 images, twice flipped, would be an eighth of all the time here.
     "data": {"class_path": "DigitsDataModule", "init_args": {"batch_size": 16, "val_size": 40}},
     # Drawing would be a fifth of all the time here; tests/callbacks/test_panels.py looks at what is drawn.
     **{panel: {"every_n_epochs": 0} for panel in ("gradcam", "misclassified", "confusion")},
