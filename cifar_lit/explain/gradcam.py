@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cifar_lit.errors import UserError
+from cifar_lit.explain.placement import cell_lines, enlarge
 
 METHODS = ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM", "GradCAMElementWise")
 """Classes of pytorch_grad_cam that were seen to suit small classifiers."""
@@ -71,15 +72,16 @@ def class_activation_maps(
         method: One of `METHODS` or `OTHER_METHODS`.
 
     Returns:
-        float32 (N, H, W), bilinearly enlarged and scaled to [0, 1] image by image, so that only places within an
-        image compare. All zero where nothing speaks for the class, where all places do equally (a 1×1 feature map
-        has but one), and where the network puts out NaN.
+        float32 (N, H, W), each cell of the feature map where its receptive field is centred, linear in between, scaled
+        to [0, 1] image by image, so that only places within an image compare. All zero where nothing speaks for the
+        class, where all places do equally (a 1×1 feature map has but one), and where the network puts out NaN.
 
     Raises:
         UserError: There is no such method, or the layer puts out no feature map.
         ValueError: A class is out of range, there is not one an image, or ``layer`` is no part of ``net``.
     """
     check_method(method)
+    own_size = method == "FullGrad"  # of all layers: its maps are as large as the image
     target = _apart if method == "FinerCAM" else _logit
     targets = [target(c) for c in torch.as_tensor(classes).tolist()]
     if len(targets) != len(images):
@@ -96,13 +98,17 @@ def class_activation_maps(
         _numpys_random_state(),
     ):
         net, layer = _frozen_copy(net, layer)
+        first = images[:1].detach().to(device, torch.float32, copy=True)
+        lines = (None, None) if own_size else cell_lines(net.eval(), layer, first)
         # The package's own hooks see the feature map between these two. Two methods ask for gradients of the images.
         layer.register_forward_hook(_check if method in ("FullGrad", "ShapleyCAM") else _start_gradient)
         with redirect_stdout(StringIO()):  # FullGrad says that it needs no layer
-            cam = cam_kinds.kind_of(method)(net, [layer])  # puts the copy in evaluation mode
+            cam = cam_kinds.kind_of(method)(net, [layer])
+        base = getattr(cam, "base_cam", cam)  # FinerCAM wraps another
+        if not own_size:
+            base.get_target_width_height = lambda _images: None  # leaves the maps as small as they are
         if method not in ("FullGrad", "ShapleyCAM"):  # these keep maps and gradients in an order of their own
-            # FinerCAM wraps another.
-            _keep_the_last(layer, getattr(cam, "base_cam", cam).activations_and_grads)
+            _keep_the_last(layer, base.activations_and_grads)
         layer.register_forward_hook(_shield)
         maps = np.zeros((len(images), *images.shape[2:]), np.float32)
         at_32 = CHUNK if method in METHODS else OTHER_CHUNK
@@ -113,7 +119,8 @@ def class_activation_maps(
             inputs = images[chunk].detach().to(device, torch.float32, copy=True)
             # Some show a progress bar an image.
             with redirect_stderr(StringIO()):
-                maps[chunk] = cam(inputs, targets[chunk])
+                found = cam(inputs, targets[chunk])
+            maps[chunk] = found if own_size else enlarge(found, maps.shape[1:], lines)
     return np.nan_to_num(maps, copy=False)
 
 

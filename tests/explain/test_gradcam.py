@@ -54,14 +54,19 @@ def scaled(maps: Tensor) -> Tensor:
     return maps / (maps.amax((1, 2), keepdim=True) + 1e-7)
 
 
-def gradcam_by_autograd(features: Tensor, logits: Tensor, classes: Tensor, size: int) -> NDArray[np.float32]:
-    """Grad-CAM from a feature map (N, C, h, w) and the logits that come of it."""
+def gradcam_by_autograd(
+    features: Tensor, logits: Tensor, classes: Tensor, size: int, first: float = 0, step: float = 1
+) -> NDArray[np.float32]:
+    """Grad-CAM from a feature map (N, C, h, w), whose cells lie from pixel ``first`` on, and the logits of it."""
     score = logits[torch.arange(len(classes)), classes].sum()
     (gradient,) = torch.autograd.grad(score, features)
     maps = (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu()
-    # The package scales the small map, enlarges it, and scales it again.
-    large = F.interpolate(scaled(maps)[:, None], size=(size, size), mode="bilinear")[:, 0]
-    return scaled(large).detach().numpy()
+    # The small map is scaled, enlarged, and scaled again.
+    large = scaled(maps).detach().numpy()
+    for axis in (1, 2):
+        places = first + step * np.arange(large.shape[axis])
+        large = np.apply_along_axis(lambda cells, at: np.interp(range(size), at, cells), axis, large, places)
+    return scaled(torch.from_numpy(large)).numpy()
 
 
 def test_maps_by_hand() -> None:
@@ -83,7 +88,7 @@ def test_maps_by_hand() -> None:
 def test_maps_equal_those_of_autograd(images: Tensor) -> None:
     net = tiny_net()
     features = net[0](images)
-    expected = gradcam_by_autograd(features, net[1:](features), CLASSES, size=16)
+    expected = gradcam_by_autograd(features, net[1:](features), CLASSES, size=16, first=1, step=2)
     maps = class_activation_maps(net, net[0], images, CLASSES)
     assert maps.shape == (6, 16, 16)
     np.testing.assert_allclose(maps, expected, atol=1e-5)
@@ -96,7 +101,7 @@ def test_maps_of_a_resnet_equal_those_of_autograd() -> None:
     images = torch.randn(8, 3, 32, 32)
     features = model.cam_layer(model.net.stem(images))
     logits = model.net.fc(features.mean((2, 3)))
-    expected = gradcam_by_autograd(features, logits, torch.arange(8), size=32)
+    expected = gradcam_by_autograd(features, logits, torch.arange(8), size=32, step=4)
     np.testing.assert_allclose(
         class_activation_maps(model.net, model.cam_layer, images, torch.arange(8)), expected, atol=1e-5
     )
@@ -291,8 +296,9 @@ def test_activations_are_freed(images: Tensor) -> None:
     gc.disable()  # by the end of the function that uses them, not by chance
     try:
         class_activation_maps(net, net[0], images, CLASSES)
-        assert len(activations) == len(net)
-        assert [reference() for reference in activations] == [None] * len(net)
+        # Of one image, to see where the cells lie, and of all.
+        assert len(activations) == 2 * len(net)
+        assert [reference() for reference in activations] == [None] * 2 * len(net)
     finally:
         gc.enable()
 
@@ -309,7 +315,7 @@ def test_no_gradient_of_weights_is_computed(images: Tensor) -> None:
     wanted = []
     net[3].register_forward_hook(lambda layer, _args, _output: wanted.append(layer.weight.requires_grad))
     class_activation_maps(net, net[0], images, CLASSES)
-    assert wanted == [False]
+    assert wanted == [False, False]
 
 
 def test_chunks_make_no_difference(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,12 +325,12 @@ def test_chunks_make_no_difference(images: Tensor, monkeypatch: pytest.MonkeyPat
     sizes = []
     net[0].register_forward_hook(lambda _layer, args, _output: sizes.append(len(args[0])))
     np.testing.assert_allclose(class_activation_maps(net, net[0], images, CLASSES), expected, atol=1e-6)
-    assert sizes == [4, 2]
+    assert sizes == [1, 4, 2]  # one to see where the cells lie
     # Of 16×16 that is four times as many as in the memory that 32×32 take.
     sizes.clear()
     larger = F.interpolate(images, size=(40, 40))
     class_activation_maps(net, net[0], larger, CLASSES)
-    assert sizes == [2, 2, 2]
+    assert sizes == [1, 2, 2, 2]
 
 
 def test_no_images_have_no_maps(images: Tensor) -> None:

@@ -1,0 +1,81 @@
+"""Where the cells of a feature map lie in the image, and maps that are enlarged accordingly.
+
+A cell looks at a receptive field, and belongs where that is centred. Convolutions without padding and with strides do
+not spread their cells evenly over the image: those of `DepthwiseNet` lie in its middle half, and stretched to the whole
+image, as is common, a map shows what is seen at pixel 8 at pixel 1.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cifar_lit.explain.receptive_field import Axis
+from cifar_lit.explain.tracing import FieldTracer, Record
+
+Line = tuple[float, float] | None
+"""Where the cells lie along an axis: pixel at which the first is centred, and pixels from one to the next."""
+
+
+def cell_lines(net: nn.Module, layer: nn.Module, image: Tensor) -> tuple[Line, Line]:
+    """Where the cells of a layer's feature map are centred in the image.
+
+    Args:
+        net: Runs once, in the mode in which it is.
+        layer: Part of ``net``; of one that is used several times the last map counts.
+        image: (1, C, H, W).
+
+    Returns:
+        Along height and width; None where it cannot be told: see `cifar_lit.explain.tracing`.
+    """
+    tracer = FieldTracer(image)
+    found: list[Record] = []
+
+    def keep(_layer: nn.Module, _args: Any, output: Any) -> None:
+        found.append(tracer.record(output) if isinstance(output, Tensor) and output.ndim == 4 else None)
+
+    hook = layer.register_forward_hook(keep)
+    try:
+        with torch.no_grad(), tracer:
+            net(image)
+    except Exception:
+        return None, None  # what is wrong with the network shows where it is run, not where it is measured
+    finally:
+        hook.remove()
+    if not found or not isinstance(found[-1], tuple):
+        return None, None
+    height, width = found[-1]
+    return _line(height, dim=2), _line(width, dim=3)
+
+
+def _line(axis: Axis, dim: int) -> Line:
+    if axis.dim != dim or not axis.jump:
+        return None
+    first, last = axis.spans[axis.jump]
+    return (first + last) / 2, axis.jump
+
+
+def enlarge(maps: NDArray[np.float32], size: tuple[int, int], lines: tuple[Line, Line]) -> NDArray[np.float32]:
+    """Maps as large as their image, linear between the centres of cells and constant beyond the outermost.
+
+    Args:
+        maps: float (N, h, w).
+        size: Height and width of the image.
+        lines: As of `cell_lines`; cells without one are spread evenly.
+
+    Returns:
+        float32 (N, H, W), scaled to [0, 1] image by image; zero where all of a map is equal.
+    """
+    rows, columns = (_weights(*axis) for axis in zip(size, maps.shape[1:], lines, strict=True))
+    large = rows @ maps.astype(np.float32) @ columns.T
+    large -= large.min(axis=(1, 2), keepdims=True)
+    return large / (large.max(axis=(1, 2), keepdims=True) + np.float32(1e-7))
+
+
+def _weights(pixels: int, cells: int, line: Line) -> NDArray[np.float32]:
+    """What each cell of an axis weighs in each pixel: (pixels, cells)."""
+    first, step = line or ((pixels / cells - 1) / 2, pixels / cells)
+    places = np.clip((np.arange(pixels) - first) / step, 0, cells - 1)
+    return np.maximum(1 - np.abs(places[:, None] - np.arange(cells)), 0).astype(np.float32)
