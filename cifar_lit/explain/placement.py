@@ -69,13 +69,15 @@ def enlarge(maps: NDArray[np.float32], size: tuple[int, int], lines: tuple[Line,
         float32 (N, H, W), scaled to [0, 1] image by image; zero where all of a map is equal.
     """
     rows, columns = (_weights(*axis) for axis in zip(size, maps.shape[1:], lines, strict=True))
-    large = rows @ maps.astype(np.float32) @ columns.T
+    large: NDArray[np.float32] = rows @ maps.astype(np.float32) @ columns.T
     large -= large.min(axis=(1, 2), keepdims=True)
-    return large / (large.max(axis=(1, 2), keepdims=True) + np.float32(1e-7))
+    large /= large.max(axis=(1, 2), keepdims=True) + np.float32(1e-7)
+    return large
 
 
 def _weights(pixels: int, cells: int, line: Line) -> NDArray[np.float32]:
     """What each cell of an axis weighs in each pixel: (pixels, cells)."""
     first, step = line or ((pixels / cells - 1) / 2, pixels / cells)
     places = np.clip((np.arange(pixels) - first) / step, 0, cells - 1)
-    return np.maximum(1 - np.abs(places[:, None] - np.arange(cells)), 0).astype(np.float32)
+    weights: NDArray[np.float64] = np.maximum(1 - np.abs(places[:, None] - np.arange(cells)), 0)
+    return weights.astype(np.float32)
