@@ -1,4 +1,4 @@
-"""Whether a metric improves by falling or by rising."""
+"""What the name of a metric tells: whether it improves by falling or by rising, and of which images it is."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -28,6 +28,11 @@ def mode_of(monitor: str, given: Mode | None, option: str, otherwise: Mode) -> M
     if given not in (None, right):
         raise UserError(f"{option}.mode is {given}, and {monitor} is best at its {right}: give {right}, or no mode.")
     return right
+
+
+def is_of_validation(metric: str) -> bool:
+    """Whether it is, by its name, also in a module of one's own: val/accuracy, val_loss, valid/f1."""
+    return metric.startswith("val")
 
 
 def check_early_stopping(callbacks: Iterable[Callback]) -> None:

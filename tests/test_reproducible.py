@@ -245,6 +245,28 @@ def test_what_nobody_has_validated_is_not_among_the_best(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=6.ckpt"]
 
 
+class LogsOfItsOwn(Callback):
+    """A metric of validation as modules of one's own name it, the same each time."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("val_loss", 1.0)
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "val/loss"])
+def test_weights_that_nobody_has_validated_do_not_replace_the_best(tmp_path: Path, monitor: str) -> None:
+    best = BestCheckpoint(dirpath=tmp_path, filename="{step}", monitor=monitor)
+    fit(tmp_path, schedule=None, ends_at=9, max_steps=9, callbacks=[LogsOfItsOwn(), best])
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=6.ckpt"]
+
+
+def test_the_best_is_kept_where_it_is_validated_also_inside_an_epoch(tmp_path: Path) -> None:
+    best = BestCheckpoint(
+        dirpath=tmp_path, filename="{step}", monitor="val/loss", save_top_k=-1, save_on_train_epoch_end=True
+    )
+    fit(tmp_path, val_check_interval=4, callbacks=[best])
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {"step=4.ckpt", "step=10.ckpt"}
+
+
 def test_the_best_by_validation_is_not_kept_between_validations() -> None:
     with pytest.raises(UserError, match="val/loss, which is known behind a validation alone: leave every_n_train"):
         BestCheckpoint(monitor="val/loss", every_n_train_steps=4)

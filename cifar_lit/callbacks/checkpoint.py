@@ -15,7 +15,7 @@ from torch import Tensor
 from cifar_lit.callbacks.stops import Stopped, ends_here, may_pause
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
-from cifar_lit.monitor import Mode, mode_of
+from cifar_lit.monitor import Mode, is_of_validation, mode_of
 from cifar_lit.runs import LAST
 
 # A metric in the template of a file's name, such as {val/accuracy:.4f}.
@@ -40,20 +40,21 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     _warned = False
-    # In this epoch: what an earlier one logged is still there.
-    _validated = False
-    # The step behind which it was.
+    # The step behind which it was validated: what an earlier validation logged is still there.
     _validated_at: int | None = None
     # The best of the run that is gone on with, where its file is not here.
     _left_behind: tuple[str, float] | None = None
 
     def __init__(self, every_n_minutes: float | None = None, mode: Mode | None = None, **kwargs: Any) -> None:
         monitor = kwargs.get("monitor") or ""
-        if monitor.startswith("val/") and (kwargs.get("every_n_train_steps") or kwargs.get("train_time_interval")):
+        if is_of_validation(monitor) and (kwargs.get("every_n_train_steps") or kwargs.get("train_time_interval")):
             raise UserError(
                 f"checkpoint.monitor is {monitor}, which is known behind a validation alone: leave every_n_train_steps "
                 "and train_time_interval out (--checkpoint.every_n_minutes keeps the last one by the clock)."
             )
+        if is_of_validation(monitor) and kwargs.get("save_on_train_epoch_end"):
+            # Lightning knows when it validates: at another time the metric is of other weights.
+            kwargs["save_on_train_epoch_end"] = None
         if monitor.startswith("train/") and kwargs.get("save_on_train_epoch_end") is None:
             # Where the epoch is not validated it is logged all the same, and by validation it is not logged yet.
             kwargs["save_on_train_epoch_end"] = True
@@ -94,16 +95,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far."""
-        self._validated = not trainer.sanity_checking
-        self._validated_at = trainer.global_step if self._validated else None
+        self._validated_at = None if trainer.sanity_checking else trainer.global_step
         if not self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves if the metric is the best so far, and of these weights."""
-        validated, self._validated = self._validated, False
-        known = validated or not (self.monitor or "").startswith("val/")
-        if known and self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer):
+        if self._is_known(trainer) and self._should_save_on_train_epoch_end(trainer) and self._can_monitor(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
@@ -113,7 +111,7 @@ class BestCheckpoint(ModelCheckpoint):
         """
         if super().check_monitor_top_k(trainer, current):
             return True
-        same = self.save_top_k == 1 and bool(current == self.best_model_score)
+        same = self.save_top_k == 1 and bool(current == self.best_model_score) and self._is_known(trainer)
         # A metric may differ from rank to rank, and all must save or none.
         return bool(trainer.strategy.reduce_boolean_decision(same))
 
@@ -121,15 +119,18 @@ class BestCheckpoint(ModelCheckpoint):
         self, metrics: dict[str, Tensor], filename: str | None = None, ver: int | None = None, prefix: str | None = None
     ) -> str:
         """The path of a checkpoint; metrics that are not of its weights, for which Lightning writes 0, are left out."""
-        step = metrics.get("step")
-        validated = step is None or int(step) == self._validated_at
-        metrics = {name: value for name, value in metrics.items() if validated or not name.startswith("val/")}
+        validated = "step" not in metrics or int(metrics["step"]) == self._validated_at
+        metrics = {name: value for name, value in metrics.items() if validated or not is_of_validation(name)}
         template, known = filename or self.filename or "", {"epoch", "step", *metrics}
         if not known.issuperset(_METRIC.findall(template)):
             told = [part for part in _PARTS.split(template) if known.issuperset(_METRIC.findall(part))]
             template = self.CHECKPOINT_JOIN_CHAR.join(told) or "epoch={epoch}-step={step}"
         path: str = super().format_checkpoint_name(metrics, template or None, ver, prefix)
         return path
+
+    def _is_known(self, trainer: Trainer) -> bool:
+        """Whether what is monitored is of the weights as they are."""
+        return self._validated_at == trainer.global_step or not is_of_validation(self.monitor or "")
 
     def _can_monitor(self, trainer: Trainer) -> bool:
         if self.monitor is None or self.monitor in trainer.callback_metrics:
