@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,25 @@ from cifar_lit.errors import UserError
 # Classes that a checkpoint may choose. To name another imports its module, and so executes what is in it.
 _CHOOSABLE = re.compile(r"(cifar_lit|albumentations|torch\.optim)(\.\w+)*\.[A-Z]\w*|\w+")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
+#: What is said of a checkpoint that `is_chosen_by_test`.
+CHOSEN_BY_TEST = "this epoch was chosen by the test split"
 # Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
 _SCALING = (".Normalize", ".ToFloat")
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, read: bytes | None = None) -> dict[str, Any]:
     """What a checkpoint holds, read as data: nothing in it is executed.
+
+    Args:
+        path: Its file.
+        read: What has been read of it, if it has.
 
     Raises:
         UserError: It holds more than data, or cannot be read.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        source = path if read is None else BytesIO(read)
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=read is None)
     except Exception as error:  # What a damaged or hostile file raises is not limited to any list.
         raise UserError(f"{path} cannot be read as data alone, so nothing of it was loaded: give another.") from error
     return content if isinstance(content, dict) else {}
@@ -37,6 +45,15 @@ def epochs_in(content: Mapping[str, Any]) -> int | None:
         # Behind the end of `fit` Lightning's count is of the next one.
         return int(content["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"])
     return content["epoch"] + 1 if "epoch" in content else None
+
+
+def is_chosen_by_test(content: Mapping[str, Any], path: Path | None) -> bool:
+    """Whether a checkpoint is the best epoch by the test split, which a run validates on that holds no images out."""
+    nothing_held_out = content.get("datamodule_hyper_parameters", {}).get("val_size") == 0
+    callbacks = content.get("callbacks", {}).values()
+    monitored = [str(state.get("monitor")) for state in callbacks if isinstance(state, Mapping)]
+    by_validation = any(metric.startswith("val/") for metric in monitored)
+    return nothing_held_out and by_validation and path is not None and path.name.startswith("best")
 
 
 def data_in(content: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ class Distillation(Callback):
         self.weight = weight
         self.temperature = temperature
         self._teacher: Classifier | None = None
+        self._is_asked = False
         self._digest: str | None = None
         self._begun_with: dict[str, Any] | None = None
 
@@ -74,8 +76,12 @@ class Distillation(Callback):
         folder = None if trainer.logger is None or trainer.fast_dev_run else trainer.log_dir  # type: ignore[attr-defined]
         copy = None if folder is None else Path(folder) / TEACHER
         self.path = self._found(trainer, copy)
-        self._digest = sha256_of(self.path)
-        content = load_checkpoint(self.path)
+        # Read once: the run that trains it may go on, and write the next one in its place.
+        file = self.path.read_bytes()
+        self._digest = sha256(file).hexdigest()
+        if trainer.strategy.broadcast(self._digest) != self._digest:
+            raise UserError(f"The teacher {self.path} changed while it was read: start again, or give a copy of it.")
+        content = load_checkpoint(self.path, file)
         self._teacher = self._built(content, pl_module)
         self._compare(content.get("datamodule_hyper_parameters", {}), trainer)
         self._compare_data(content, trainer)
@@ -84,7 +90,8 @@ class Distillation(Callback):
         self._teacher.to(device=pl_module.device, dtype=pl_module.dtype)
         pl_module.taught = self.loss
         if copy is not None:
-            self._keep(copy, trainer)
+            self._keep(copy, file, trainer)
+        self._is_asked = False
 
     def _found(self, trainer: Trainer, copy: Path | None) -> Path:
         """The checkpoint that is meant; for a resumed run the one that it began with."""
@@ -115,10 +122,10 @@ class Distillation(Callback):
             )
         raise UserError(f"There is no teacher {asked}: train one with `fit`, and give its checkpoint.")
 
-    def _keep(self, copy: Path, trainer: Trainer) -> None:
+    def _keep(self, copy: Path, file: bytes, trainer: Trainer) -> None:
         """Copies the teacher into the run's folder: its own run may go on, and change the file."""
         if trainer.is_global_zero and self.path != copy:
-            write_atomically(copy, self.path.read_bytes())
+            write_atomically(copy, file)
         self.path = copy
 
     def _built(self, content: dict[str, Any], student: Classifier) -> Classifier:
@@ -131,7 +138,9 @@ class Distillation(Callback):
         left_out = {"optimizer", "schedule", "compile_mode", "_instantiator"}
         settings = {key: value for key, value in settings.items() if key not in left_out}
         try:
-            teacher: Classifier = getattr(importlib.import_module(module), kind)(**settings)
+            # Its first weights are drawn and thrown away: what the run draws is as without it.
+            with torch.random.fork_rng(devices=[]):
+                teacher: Classifier = getattr(importlib.import_module(module), kind)(**settings)
             teacher.load_state_dict(content["state_dict"])
         except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # The first line: behind it torch lists every weight.
@@ -197,12 +206,21 @@ class Distillation(Callback):
             loss: That of the labels, ().
         """
         assert self._teacher is not None
+        self._is_asked = True
         with torch.no_grad():
             targets = F.log_softmax(self._teacher(images).float() / self.temperature, dim=1)
         outputs = F.log_softmax(logits.float() / self.temperature, dim=1)
         # T²: gradients of softened logits shrink by it.
         apart = self.temperature**2 * F.kl_div(outputs, targets, reduction="batchmean", log_target=True)
         return (1 - self.weight) * loss + self.weight * apart
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Refuses a training step of one's own that leaves the teacher out."""
+        if not self._is_asked:
+            raise UserError(
+                f"The training_step of {type(pl_module).__name__} does not ask the teacher: have it call "
+                "super().training_step, or self.taught(images, logits, loss) for its loss."
+            )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the network as it was, where the run is broken off."""

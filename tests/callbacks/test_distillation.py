@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from albumentations import Normalize
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
+from cifar_lit.callbacks import distillation
 from cifar_lit.callbacks.distillation import Distillation
+from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.cli import main
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
@@ -372,6 +376,46 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "teacher.ckpt")
     with pytest.raises(UserError, match="does not fit its architecture"):
         started(Distillation(str(tmp_path / "teacher.ckpt")))
+
+
+def test_building_a_teacher_draws_nothing(tmp_path: Path) -> None:
+    """A DataLoader of one's own draws its order behind it."""
+    path = a_teacher(tmp_path / "teacher.ckpt")
+    student = DepthwiseNet(**SMALL)
+    before = torch.get_rng_state()
+    started(Distillation(path), student)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_teacher_whose_file_is_replaced_is_the_one_that_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = Path(a_teacher(tmp_path / "teacher.ckpt")), a_teacher(tmp_path / "other.ckpt", seed=1)
+    expected = path.read_bytes()
+
+    def replaced_meanwhile(*args: Any) -> dict[str, Any]:
+        shutil.copy(other, path)
+        return load_checkpoint(*args)
+
+    monkeypatch.setattr(distillation, "load_checkpoint", replaced_meanwhile)
+    callback = started(Distillation(path))
+    assert callback.state_dict()["teacher"] == sha256(expected).hexdigest()
+    assert callback._teacher is not None
+    weights = torch.load(BytesIO(expected), weights_only=True)["state_dict"]
+    assert all(torch.equal(value, weights[name]) for name, value in callback._teacher.state_dict().items())
+
+
+class StepOfItsOwn(DepthwiseNet):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+def test_a_step_that_leaves_the_teacher_out_is_refused(tmp_path: Path) -> None:
+    callback = Distillation(a_teacher(tmp_path / "teacher.ckpt"))
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=1, limit_train_batches=1, accelerator="cpu", callbacks=[callback], **quiet)
+    with pytest.raises(UserError, match="The training_step of StepOfItsOwn does not ask the teacher: have it call"):
+        trainer.fit(StepOfItsOwn(**SMALL), datamodule=DigitsDataModule())
 
 
 def test_a_module_without_the_loss(tmp_path: Path) -> None:
