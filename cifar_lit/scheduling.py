@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -17,6 +18,10 @@ OTHERS = (
     "give OneCycle, Triangular, InverseTime, StepTable, Exponential, Plateau, CosineAnnealingLR, PolynomialLR or one "
     "of your own"
 )
+CHANGES_THE_LENGTH = {
+    GradientAccumulationScheduler: "--trainer.accumulate_grad_batches",
+    BatchSizeFinder: "--data.batch_size",
+}
 ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
 
 
@@ -69,6 +74,21 @@ def _takes_the_number_of_steps(schedule: LRScheduler, total_steps: int) -> bool:
     rates = {group.get(second[0]) for group in schedule.optimizer.param_groups}
     rates |= {*schedule.base_lrs} if second[0] == "base_lr" else set()
     return total_steps not in (getattr(schedule, second[0], None), *rates)
+
+
+def check_length(trainer: Trainer) -> None:
+    """Refuses callbacks that change the number of steps behind what is made for it: schedules and averages.
+
+    Raises:
+        UserError: There is one.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for kind, instead in CHANGES_THE_LENGTH.items():
+            if isinstance(callback, kind):
+                raise UserError(
+                    f"{kind.__name__} changes the number of steps behind the schedule that was made for it: give "
+                    f"{instead} instead."
+                )
 
 
 def tell(schedule: ReduceLROnPlateau, metrics: Mapping[str, Tensor], validation_is_due: bool) -> None:

@@ -58,7 +58,8 @@ def seed_order(epoch: int, batches: int = 0) -> None:
         batches: Of the epoch that were learnt before, where the loader begins it anew: another order.
     """
     if "PL_GLOBAL_SEED" in os.environ:
-        seed_batch(torch.device("cpu"), epoch, -1 - batches, 0)
+        # From -2 on: Python's hashes of -1 and -2 are the same.
+        seed_batch(torch.device("cpu"), epoch, -2 - batches, 0)
 
 
 def weight_in_step(trainer: Trainer) -> float:

@@ -163,6 +163,14 @@ def test_behind_a_fit_that_is_over_the_next_epoch_is_the_next_one(
     assert order(fit(tmp_path / "behind", 3, tmp_path / "over.ckpt")[1]) == {2: order(whole[1])[2]}
 
 
+def test_every_number_of_batches_gives_another_order() -> None:
+    orders = []
+    for batches in range(4):
+        seed_order(1, batches)
+        orders.append(tuple(torch.randperm(100).tolist()))
+    assert len(set(orders)) == 4
+
+
 def test_without_a_seed_the_order_is_left_to_chance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "3")
     chance = torch.get_rng_state()

@@ -54,7 +54,8 @@ class WorkerExecutor(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, key: BatchKey) -> tuple[Tensor, Tensor]:
         """A batch: images (n, H, W, 3), uint8 unless a transform makes floats of them, and labels int64 (n,)."""
         images = self.images[key.indices]
-        if self.augment is not None:
+        # A rank may have no share of a batch.
+        if self.augment is not None and len(images):
             augmented = [
                 self._augmented(image, seed, int(index), key.epoch)
                 for image, seed, index in zip(images, key.seeds, key.indices, strict=True)

@@ -72,6 +72,13 @@ def test_without_transforms_it_gives_the_images_themselves(noise: Callable[..., 
     assert images.pixels[indices].any()
 
 
+def test_a_rank_without_a_share_has_an_empty_batch(noise: Callable[..., Images]) -> None:
+    images = noise(0, 10, 10)
+    executor = WorkerExecutor(images.pixels, images.labels, augmentation())
+    pixels, labels = executor[BatchKey(0, 0, np.empty(0, np.uint64), np.empty(0, np.int64))]
+    assert (pixels.shape, labels.shape) == ((0, 32, 32, 3), (0,))
+
+
 def test_transforms_are_applied_in_their_order(noise: Callable[..., Images]) -> None:
     images = noise(0, 2, 2)
     key = TrainingPlan(2, 2, 0).key(0, 0)
