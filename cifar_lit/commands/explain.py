@@ -26,7 +26,7 @@ from cifar_lit.commands.evaluation import (
     normalised_batches,
 )
 from cifar_lit.commands.learnt_data import take_learnt
-from cifar_lit.console import say
+from cifar_lit.console import printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.figures import (
     Tile,
@@ -53,8 +53,7 @@ REPORT, TABLE, METRICS = "report.html", "predictions.csv", "metrics.json"
 # Errors in report.html: of 10,000 images of which 90 % are right all. Their Grad-CAM takes 5 s for ResNet-20.
 SHOWN = 1000
 # Of the pictures errors_1.png, errors_2.png, …
-ERRORS_IN_A_PICTURE, COLUMNS = 16, 8
-PICTURES_OF_ERRORS = 4
+ERRORS_IN_A_PICTURE, COLUMNS, PICTURES_OF_ERRORS = 16, 8, 4
 ROWS = ("image", "seen as predicted", "seen as true")
 NAMES = {"GradCAM": "Grad-CAM"}  # where that of the package is not as people write it
 
@@ -103,25 +102,26 @@ def explain(
     run = run_of(checkpoint)
     provenance = gather_provenance(content, checkpoint, run, data, str(trainer.precision))
     shown = choose_shown(predictions, limit)
-    pixels = data.test_images.pixels[: len(predictions)]
     maps_predicted, maps_true = _maps(model, data, predictions, shown, method)
     if maps_predicted is not None:
         provenance["class activation maps"] = method
+    files = getattr(data, "test_files", None)
     report = Report(
         title=provenance.get("recipe", type(model).__name__),
         predictions=predictions,
-        pixels=pixels,
+        pixels=data.test_images.pixels[: len(predictions)],
         shown=shown,
         maps_predicted=maps_predicted,
         maps_true=maps_true,
         metrics=_metrics(predictions),
         provenance=provenance,
         curves=learning_curves(run) if run is not None else {},
-        layers=_layers(model, pixels.shape[1:3]),
+        layers=_layers(model, data.test_images.pixels.shape[1:3]),
         curves_over="step",
         maps_method=NAMES.get(method, method),
+        files=[*map(printable, files)] if files else None,
     )
-    write_atomically(output_dir / TABLE, _table(predictions, getattr(data, "test_files", None)))
+    write_atomically(output_dir / TABLE, _table(predictions, files))
     write_atomically(output_dir / METRICS, json.dumps(_figures(report), indent=2, ensure_ascii=False) + "\n")
     _write_pictures(report, output_dir)
     write_atomically(output_dir / REPORT, render(report))
@@ -195,7 +195,7 @@ def _figures(report: Report) -> dict[str, Any]:
     }
 
 
-def _table(predictions: Predictions, files: Sequence[Path] | None) -> str:
+def _table(predictions: Predictions, files: Sequence[str | Path] | None) -> str:
     names = predictions.class_names
     table = io.StringIO(newline="")
     writer = csv.writer(table)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,13 +92,23 @@ def sprites(
     return result
 
 
-def cards(predictions: Predictions, shown: NDArray[np.int64]) -> dict[str, list[Any]]:
-    """What the cards of the images ``shown`` say, a list a field: classes as numbers, probabilities in [0, 1]."""
+def cards(
+    predictions: Predictions, shown: NDArray[np.int64], files: Sequence[str] | None = None
+) -> dict[str, list[Any]]:
+    """What the cards of the images ``shown`` say, a list a field: classes as numbers, probabilities in [0, 1].
+
+    Args:
+        predictions: For N images.
+        shown: Indices of some, int64 (n,).
+        files: Names of the N images' files, where there are such.
+    """
     # By logits, as the predicted class is: probabilities can be equal where logits are not.
     top = np.argsort(-predictions.logits[shown], axis=1, kind="stable")[:, :TOP]
     probabilities = predictions.probabilities[shown]
+    named = {"file": [files[index] for index in shown.tolist()]} if files is not None else {}
     return {
         "index": shown.tolist(),
+        **named,
         "true": predictions.labels[shown].tolist(),
         "predicted": predictions.predicted[shown].tolist(),
         "loss": _digits(predictions.losses[shown]),

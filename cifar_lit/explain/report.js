@@ -99,7 +99,9 @@ function card(position) {
   if (!cards.top[position].includes(truth)) {
     top.append(probability(names[truth], cards.true_probability[position], "true rest"));
   }
-  made.querySelector(".facts").textContent = `loss ${cards.loss[position].toFixed(2)}, image ${thousands(number)}`;
+  const file = cards.file ? `, ${cards.file[position]}` : "";
+  made.querySelector(".facts").textContent =
+    `loss ${cards.loss[position].toFixed(2)}, image ${thousands(number)}${file}`;
   draw(canvases.picture, "picture", position).then((picture) => {
     for (const kind of ["predicted", "true"]) if (canvases[kind]) drawOverlay(canvases[kind], picture, kind, position);
   });

@@ -69,6 +69,7 @@ class Report:
         layers: Of the network.
         curves_over: What x of the curves counts.
         maps_method: How the maps were made.
+        files: Names of the N images' files, where there are such.
 
     Raises:
         ValueError: The shapes do not belong together.
@@ -86,6 +87,7 @@ class Report:
     layers: LayerTable | None
     curves_over: str = "epoch"
     maps_method: str = "Grad-CAM"
+    files: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.pixels.shape != (len(self.predictions), *self.pixels.shape[1:3], 3):
@@ -146,7 +148,7 @@ def render(report: Report) -> str:
         data={
             "names": predictions.class_names,
             "confusion": predictions.confusion.tolist(),
-            "cards": cards(predictions, report.shown),
+            "cards": cards(predictions, report.shown, report.files),
             "suspects": _positions(report.shown, likely_label_errors(predictions, SUSPECTS)),
             "sprites": pictures.to_json(),
             "charts": [{"range": chart.x_range, "lines": [line.points for line in chart.lines]} for chart in charts],

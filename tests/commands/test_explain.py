@@ -298,8 +298,11 @@ def test_a_second_time_replaces_its_own_files_only(run: Run, out: Path, tmp_path
 def test_files_are_named_where_the_data_know_them(run: Run, tmp_path: Path) -> None:
     data = run.data()
     data.test_files = [Path(f"test/{i}.png") for i in range(50)]  # type: ignore[attr-defined]
-    explain(run.trainer(), run.model(), data, run.checkpoint, tmp_path, limit=0)
+    explain(run.trainer(), run.model(), data, run.checkpoint, tmp_path, limit=1)
     assert rows_of(tmp_path)[7]["file"] == "test/7.png"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    (index,) = re.findall(r'"cards":\{"index":\[(\d+)\]', page)
+    assert f'"file":["test/{index}.png"]' in page
 
 
 def test_checkpoints_that_do_not_fit(run: Run, tmp_path: Path) -> None:

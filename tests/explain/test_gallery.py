@@ -89,6 +89,8 @@ def test_cards_say_what_was_predicted() -> None:
     predictions = Predictions(np.array([3, 0]), np.log(probabilities), ("ant", "bee", "cat", "dog"))
     found = cards(predictions, np.array([1, 0]))
     assert (found["index"], found["true"], found["predicted"]) == ([1, 0], [0, 3], [3, 0])
+    assert "file" not in found
+    assert cards(predictions, np.array([1]), ("a.png", "b.png"))["file"] == ["b.png"]
     assert found["top"] == [[3, 2, 1], [0, 1, 2]]
     # Of float32, with the nine digits of the table.
     assert found["top_probabilities"] == [
