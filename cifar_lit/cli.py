@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import dict_to_namespace
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -35,9 +34,10 @@ from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.callbacks.settings import SaveFitConfig
 from cifar_lit.callbacks.stops import Stopped, Stops
-from cifar_lit.checkpoint_content import load_checkpoint
+from cifar_lit.checkpoint_content import CHOSEN_BY_TEST, is_chosen_by_test, load_checkpoint
 from cifar_lit.checkpoint_io import with_atomic_saving
-from cifar_lit.commands.learnt_data import stand_in_for_data, take_learnt
+from cifar_lit.commands.learnt_data import take_learnt
+from cifar_lit.commands.run_settings import of_pictures, suit
 from cifar_lit.console import exit_with, hush_libraries, say
 from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
 from cifar_lit.files import expanded, ready_to_write
@@ -50,6 +50,7 @@ from cifar_lit.runs import BEST, LAST, find_checkpoint, recipe_name, run_of, run
 from cifar_lit.trainer import CifarTrainer
 
 RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
+MEASURES = ("validate", "test", "explain")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
 PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusion": ConfusionPanel}
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
@@ -121,11 +122,18 @@ class CifarCLI(LightningCLI):
         kind = LAST if self.config.subcommand == "fit" else BEST
         wanted = settings.ckpt_path or (BEST if self.config.subcommand in RUNS_A_CHECKPOINT else None)
         self.checkpoint = find_checkpoint(wanted, self._root, self._runs_meant, kind) if wanted else None
-        if self.checkpoint is not None and "state_dict" not in load_checkpoint(self.checkpoint):
+        content = load_checkpoint(self.checkpoint) if self.checkpoint is not None else None
+        if content is not None and "state_dict" not in content:
             raise UserError(f"{self.checkpoint} is no checkpoint of a run: give one that `fit` wrote.")
         if self.checkpoint is not None and self.config.subcommand != "summary":
             say(f"{'Resuming' if self.config.subcommand == 'fit' else 'Checkpoint'} {self.checkpoint}")
+        if content is not None and self.config.subcommand in MEASURES and is_chosen_by_test(content, self.checkpoint):
+            say(f"{CHOSEN_BY_TEST.capitalize()}, as no images were held out: --ckpt_path=last is the last epoch's.")
         settings.ckpt_path = str(self.checkpoint) if self.checkpoint else None
+
+    @property
+    def _of_pictures(self) -> bool:
+        return of_pictures(self._settings, self.config.subcommand)
 
     @property
     def _root(self) -> Path:
@@ -156,16 +164,7 @@ class CifarCLI(LightningCLI):
         needs_data = self.subcommand != "summary" and str(self._settings.model.class_path).startswith("cifar_lit.")
         if needs_data and self._settings.data is None:
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
-        if self.subcommand == "predict" and self._settings.images is not None:
-            assert self.checkpoint is not None, "predict always has one"
-            content = load_checkpoint(self.checkpoint)
-            self._settings.data = dict_to_namespace(stand_in_for_data(content, self.checkpoint))
-            # Of pictures nothing is logged: the checkpoint's run may be somebody else's.
-            trainer.logger = False
-        if self.subcommand in ("summary", "explain", "export"):
-            # They run in one process, without what only training needs, such as a run's own ModelCheckpoint.
-            trainer.logger, trainer.enable_checkpointing, trainer.callbacks = False, False, None
-            trainer.devices, trainer.num_nodes = 1, 1
+        suit(self._settings, self.config.subcommand, self.checkpoint, self._arguments)
         self.config_dump = parsing.as_data(self.parser, self.config)[self.config.subcommand]
 
     def before_validate(self) -> None:
@@ -186,7 +185,7 @@ class CifarCLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         if not torch.cuda.is_available():
             keep_freed_memory()
-        if config.precision is None and self.subcommand not in ("summary", "export"):
+        if config.precision is None and self.subcommand not in ("summary", "export") and not self._of_pictures:
             # Not among the saved settings: another machine is to choose for itself.
             config.precision, reason = choose_precision(config.accelerator)
             say(f"Precision {config.precision}: {reason} (--trainer.precision changes it)")
@@ -203,7 +202,7 @@ class CifarCLI(LightningCLI):
             config.logger = logger_of(self.checkpoint, self._root, self.recipe, self.subcommand != "fit")
         if self.subcommand == "fit":
             callbacks.append(Provenance(parsing.as_yaml(self._parser("fit"), self._settings), self._arguments))
-        if self.subcommand == "predict" and self._settings.images is None:
+        if self.subcommand == "predict" and not self._of_pictures:
             assert self.checkpoint is not None, "predict always has one"
             others = run_of(self.checkpoint) if config.logger else None
             folder = Path(config.logger.log_dir if isinstance(config.logger, CurvesLogger) else others or self._root)

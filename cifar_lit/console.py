@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -33,9 +33,9 @@ NAMED = 5
 
 
 @rank_zero_only
-def say(message: str) -> None:
-    """Prints a line, once however many processes there are."""
-    print(message, flush=True)
+def say(message: str, file: TextIO | None = None) -> None:
+    """Prints a line, once however many processes there are, on stdout unless another file is given."""
+    print(message, file=file, flush=True)
 
 
 def printable(name: str) -> str:

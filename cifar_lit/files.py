@@ -91,8 +91,9 @@ def writing(what: str | Path, otherwise: str = "make room, or name another place
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file beside a path, which takes its place when all is written, and is gone where that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Named after the process, so that a file that a killed run left is not taken for one that is being written.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Named after the process, so that a file that a killed run left is not taken for one that is being written; not by
+    # the whole of a name that is nearly as long as names can be.
+    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             yield file

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -208,11 +209,13 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
     run = run_of(checkpoint)
     # What lies among one's own runs is one's own; anybody may have written what comes from elsewhere.
     if run is not None and run.resolve().is_relative_to((root / LOGS).resolve()):
-        say(f"Settings of {run}")
+        told = f"Settings of {run}"
         config = str(run / CONFIG)
     else:
-        say("Settings of the checkpoint")
+        told = "Settings of the checkpoint"
         config = settings_in(checkpoint)
+    # `summary` prints a table, which a program may read.
+    say(told, sys.stderr if args[0] == "summary" else None)
     # It may have been trained on several machines, and this is one of them, unless a launcher says otherwise.
     nodes = [] if {"WORLD_SIZE", "SLURM_NNODES"} & os.environ.keys() else ["--trainer.num_nodes=1"]
     return [args[0], "--config", config, *nodes, *args[1:], f"--ckpt_path={checkpoint}"]

@@ -123,7 +123,7 @@ class CifarTrainer(Trainer):
         ckpt_path: str | Path = BEST,
         datamodule: LightningDataModule | None = None,
         output_dir: Path | None = None,
-        method: str = "GradCAM",
+        method: str | None = None,
         limit: int = explaining.SHOWN,
     ) -> None:
         """Writes a page about a trained network's errors on the test split, with figures, a table and metrics.
@@ -133,13 +133,14 @@ class CifarTrainer(Trainer):
             ckpt_path: Its checkpoint: a file, a run's folder, or best or last of the newest run; by default best.
             datamodule: The data.
             output_dir: Folder to write to; by default explain in the run's folder.
-            method: Of drawing where the network looks, by grad-cam's name for it, such as GradCAM or HiResCAM.
+            method: Of drawing where the network looks, by grad-cam's name for it, such as HiResCAM; by default
+                GradCAM, or that of the run's panel (--gradcam.method).
             limit: Most errors that the page shows.
         """
         checkpoint = self._meant(ckpt_path)
         folder = _folder(output_dir, checkpoint, "explain")
         with modes_kept(model):
-            explaining.explain(self, model, datamodule, checkpoint, folder, method, limit)
+            explaining.explain(self, model, datamodule, checkpoint, folder, method or "GradCAM", limit)
 
     def export(
         self,
@@ -175,9 +176,9 @@ class CifarTrainer(Trainer):
         images: Path | None = None,
         overlays: bool = False,
         output_dir: Path | None = None,
-        method: str = "GradCAM",
+        method: str | None = None,
     ) -> Any:
-        """Predicts the test images, or one's own pictures.
+        """Predicts the test images or, in float32 on the CPU, one's own pictures.
 
         Args:
             model: The model.
@@ -190,7 +191,8 @@ class CifarTrainer(Trainer):
             images: A folder of pictures, or one, to predict instead of the test images.
             overlays: Also write each picture with Grad-CAM of what was predicted.
             output_dir: Folder for the predictions of pictures; by default pictures in the run's folder.
-            method: Of drawing where the network looks, by grad-cam's name for it, such as GradCAM or HiResCAM.
+            method: Of drawing where the network looks, by grad-cam's name for it, such as HiResCAM; by default
+                GradCAM, or that of the run's panel (--gradcam.method).
         """
         if images is None:
             if overlays or output_dir is not None:
@@ -207,7 +209,7 @@ class CifarTrainer(Trainer):
         read = partial(decode, size=side_of_images(datamodule), formats=FORMATS)
         table, shown = folder / "predictions.csv", folder / OVERLAYS if overlays else None
         with modes_kept(model):
-            predict_pictures(model, read, normalize, expanded(images), table, class_names, shown, method)
+            predict_pictures(model, read, normalize, expanded(images), table, class_names, shown, method or "GradCAM")
         return None
 
     def _meant(self, ckpt_path: str | Path) -> Path:

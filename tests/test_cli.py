@@ -30,7 +30,9 @@ from pytorch_lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_lit.callbacks.checkpoint import LastCheckpoint
+from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.cli import DEFAULTS, CifarCLI, main
+from cifar_lit.commands.evaluation import gather_provenance
 from cifar_lit.console import hush_libraries, one_line
 from cifar_lit.data import CIFAR10DataModule, DigitsDataModule
 from cifar_lit.data.image_folder import decode
@@ -197,11 +199,39 @@ def test_a_run_on_several_machines_with_its_own_checkpoints_is_looked_at_on_one(
     run = fit("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1")
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["trainer"]["num_nodes"] = 2
+    config["gradcam"]["method"] = "HiResCAM"
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     for command in ("summary", "explain", "test"):
         main([command])
     assert "test/accuracy" in capsys.readouterr().out
-    assert (run / "explain" / "report.html").is_file()
+    # By the method of its panels.
+    assert "(HiResCAM, <span" in (run / "explain" / "report.html").read_text(encoding="utf-8")
+    # On as many GPUs as it had, which need not be here.
+    config["trainer"] |= {"devices": 64, "accelerator": "cpu", "strategy": "ddp"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    Path("pictures").mkdir()
+    Image.new("RGB", (32, 32)).save("pictures/a.png")
+    main(["predict", "--images=pictures"])
+    printed = capsys.readouterr().out
+    assert "Wrote 1 prediction to" in printed
+    # It computes in float32, whatever the run did.
+    assert "Precision" not in printed
+
+
+def test_a_best_epoch_that_the_test_split_chose_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--trainer.max_epochs=1", "--data.val_size=0")
+    capsys.readouterr()
+    main(["test"])
+    chosen = "This epoch was chosen by the test split, as no images were held out: --ckpt_path=last is the last epoch's"
+    assert chosen in capsys.readouterr().out
+    main(["test", "--ckpt_path=last"])
+    assert "chosen by" not in capsys.readouterr().out
+    best = next((run / "checkpoints").glob("best*"))
+    content = load_checkpoint(best)
+    assert gather_provenance(content, best, run)["checkpoint"] == f"{best} (this epoch was chosen by the test split)"
+    assert gather_provenance(content, run / "checkpoints" / "last.ckpt", run)["checkpoint"].endswith("last.ckpt")
+    content["datamodule_hyper_parameters"]["val_size"] = 0.1
+    assert gather_provenance(content, best, run)["checkpoint"] == str(best)
 
 
 def test_validate_and_a_config_given_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
@@ -463,7 +493,8 @@ def test_a_checkpoint_away_from_its_run_tells_its_settings(
     shutil.rmtree("lightning_logs")
     capsys.readouterr()
     main(["summary", f"--ckpt_path={moved}", "--format=json"])
-    assert '"trainable_parameters": 77850' in capsys.readouterr().out
+    # A program may read it.
+    assert json.loads(capsys.readouterr().out)["totals"]["trainable_parameters"] == 77850
     main(["test", f"--ckpt_path={moved}"])
     assert "test/accuracy_flip" in capsys.readouterr().out
 
@@ -553,10 +584,14 @@ def test_test_images_are_normalised_as_the_network_learnt_whatever_lies_beside_t
         main(["test"])
 
 
-def test_ones_own_pictures_need_no_data() -> None:
+def test_a_summary_and_ones_own_pictures_need_no_data(capsys: pytest.CaptureFixture[str]) -> None:
     write_images(16)
     fit("--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3", "--data.image_size=16")
     Path("images").rename("own")
+    capsys.readouterr()
+    main(["summary"])
+    assert "3×16×16" in capsys.readouterr().out
+    assert "no folder" in failure(capsys, "summary", "--data.root=gone")
     main(["predict", "--images=own", "--overlays=true", "--method=HiResCAM"])
     (table,) = Path().rglob("predictions.csv")
     assert table.read_text().startswith("file,predicted,probability,second,third,p_cat,p_dog,p_eel\n")
@@ -954,6 +989,11 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
             ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/accuracy"],
             "would end a run whose val/accuracy improves: give --trainer.callbacks.mode=max",
         ),
+        (
+            ["--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 4}"],
+            "changes the number of steps behind .*: give --trainer.accumulate_grad_batches instead",
+        ),
+        (["--trainer.callbacks+=BatchSizeFinder"], "changes the number .* give --data.batch_size instead"),
         (["--trainer.precision=12"], "--trainer.precision wants one of .*bf16-mixed.*, not '12'"),
         (["--data.transforms=[{class_path: HorizontalFlip, init_args: {pp: 1}}]"], "HorizontalFlip has no option 'pp'"),
         (["--data=ImageFolderDataModule", "--data.root=nowhere"], "There is no folder /.*/nowhere: name"),

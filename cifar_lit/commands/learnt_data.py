@@ -83,19 +83,15 @@ class NoImages(LightningDataModule):
         self.num_classes, self.image_size = num_classes, image_size
 
 
-def stand_in_for_data(content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """What one's own pictures need of a run's data, as its checkpoint tells it: a class and its arguments.
+def stand_in_for_data(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network alone needs of its run's data, as a checkpoint tells it: a class and its arguments.
 
     Args:
-        content: Of the checkpoint.
-        checkpoint: Its path, to be named in an error.
-
-    Raises:
-        UserError: See `preprocessing_in`.
+        content: Of a checkpoint that keeps its data: see `cifar_lit.checkpoint_content.data_in`.
     """
-    names, _ = preprocessing_in(content, checkpoint)
+    learnt = data_in(content) or {}
     # Older checkpoints keep it only where it is an argument.
     settings = content.get("datamodule_hyper_parameters", {})
-    size = (data_in(content) or {}).get("image_size", settings.get("image_size", 32))
+    size = learnt.get("image_size", settings.get("image_size", 32))
     class_path = f"{NoImages.__module__}.{NoImages.__name__}"
-    return {"class_path": class_path, "init_args": {"num_classes": len(names), "image_size": size}}
+    return {"class_path": class_path, "init_args": {"num_classes": len(learnt["class_names"]), "image_size": size}}
