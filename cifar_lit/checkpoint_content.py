@@ -11,12 +11,11 @@ from typing import Any
 import torch
 
 from cifar_lit.errors import UserError
+from cifar_lit.monitor import is_of_validation
 
 # Classes that a checkpoint may choose. To name another imports its module, and so executes what is in it.
 _CHOOSABLE = re.compile(r"(cifar_lit|albumentations|torch\.optim)(\.\w+)*\.[A-Z]\w*|\w+")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
-#: What is said of a checkpoint that `is_chosen_by_test`.
-CHOSEN_BY_TEST = "this epoch was chosen by the test split"
 # Transforms that normalise in a recipe's own list; what the checkpoint keeps of the data is then not what was used.
 _SCALING = (".Normalize", ".ToFloat")
 
@@ -47,13 +46,18 @@ def epochs_in(content: Mapping[str, Any]) -> int | None:
     return content["epoch"] + 1 if "epoch" in content else None
 
 
-def is_chosen_by_test(content: Mapping[str, Any], path: Path | None) -> bool:
-    """Whether a checkpoint is the best epoch by the test split, which a run validates on that holds no images out."""
-    nothing_held_out = content.get("datamodule_hyper_parameters", {}).get("val_size") == 0
-    callbacks = content.get("callbacks", {}).values()
-    monitored = [str(state.get("monitor")) for state in callbacks if isinstance(state, Mapping)]
-    by_validation = any(metric.startswith("val/") for metric in monitored)
-    return nothing_held_out and by_validation and path is not None and path.name.startswith("best")
+def is_chosen_by_test(content: Mapping[str, Any], path: Path) -> bool:
+    """Whether a checkpoint is the best epoch by the test split, which a run validates on that holds no images out.
+
+    Args:
+        content: What it holds.
+        path: Its file, under the name that the run gave it.
+    """
+    if content.get("datamodule_hyper_parameters", {}).get("val_size") != 0:
+        return False
+    states = [state for state in content.get("callbacks", {}).values() if isinstance(state, Mapping)]
+    best = [state.get("best_model_path") for state in states if is_of_validation(str(state.get("monitor")))]
+    return any(Path(file or "").name == path.name or path.name.startswith("best") for file in best)
 
 
 def data_in(content: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -34,10 +34,10 @@ from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.callbacks.settings import SaveFitConfig
 from cifar_lit.callbacks.stops import Stopped, Stops
-from cifar_lit.checkpoint_content import CHOSEN_BY_TEST, is_chosen_by_test, load_checkpoint
+from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.checkpoint_io import with_atomic_saving
 from cifar_lit.commands.learnt_data import take_learnt
-from cifar_lit.commands.run_settings import of_pictures, suit
+from cifar_lit.commands.run_settings import of_pictures, suit, tell_of
 from cifar_lit.console import exit_with, hush_libraries, say
 from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
 from cifar_lit.files import expanded, ready_to_write
@@ -50,7 +50,6 @@ from cifar_lit.runs import BEST, LAST, find_checkpoint, recipe_name, run_of, run
 from cifar_lit.trainer import CifarTrainer
 
 RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
-MEASURES = ("validate", "test", "explain")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
 PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusion": ConfusionPanel}
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
@@ -122,13 +121,8 @@ class CifarCLI(LightningCLI):
         kind = LAST if self.config.subcommand == "fit" else BEST
         wanted = settings.ckpt_path or (BEST if self.config.subcommand in RUNS_A_CHECKPOINT else None)
         self.checkpoint = find_checkpoint(wanted, self._root, self._runs_meant, kind) if wanted else None
-        content = load_checkpoint(self.checkpoint) if self.checkpoint is not None else None
-        if content is not None and "state_dict" not in content:
-            raise UserError(f"{self.checkpoint} is no checkpoint of a run: give one that `fit` wrote.")
-        if self.checkpoint is not None and self.config.subcommand != "summary":
-            say(f"{'Resuming' if self.config.subcommand == 'fit' else 'Checkpoint'} {self.checkpoint}")
-        if content is not None and self.config.subcommand in MEASURES and is_chosen_by_test(content, self.checkpoint):
-            say(f"{CHOSEN_BY_TEST.capitalize()}, as no images were held out: --ckpt_path=last is the last epoch's.")
+        if self.checkpoint is not None:
+            tell_of(self.checkpoint, self.config.subcommand)
         settings.ckpt_path = str(self.checkpoint) if self.checkpoint else None
 
     @property
@@ -156,6 +150,7 @@ class CifarCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Sees to it that what is asked for is there."""
+        suit(self._settings, self.config.subcommand, self.checkpoint, self._arguments)
         trainer = self._settings.trainer
         if not can_use(str(trainer.accelerator)):
             raise UserError("There is no such GPU that torch can use: leave --trainer.accelerator out, or give cpu.")
@@ -164,7 +159,6 @@ class CifarCLI(LightningCLI):
         needs_data = self.subcommand != "summary" and str(self._settings.model.class_path).startswith("cifar_lit.")
         if needs_data and self._settings.data is None:
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
-        suit(self._settings, self.config.subcommand, self.checkpoint, self._arguments)
         self.config_dump = parsing.as_data(self.parser, self.config)[self.config.subcommand]
 
     def before_validate(self) -> None:

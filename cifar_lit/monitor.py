@@ -1,5 +1,6 @@
 """What the name of a metric tells: whether it improves by falling or by rising, and of which images it is."""
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -8,6 +9,8 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from cifar_lit.errors import UserError
 
 Mode = Literal["min", "max"]
+# Not value_loss.
+_OF_VALIDATION = re.compile("val(id(ation)?)?(?![a-z])")
 _FALLS, _RISES = ("loss", "error"), ("accuracy", "recall", "precision", "f1")
 
 
@@ -32,7 +35,7 @@ def mode_of(monitor: str, given: Mode | None, option: str, otherwise: Mode) -> M
 
 def is_of_validation(metric: str) -> bool:
     """Whether it is, by its name, also in a module of one's own: val/accuracy, val_loss, valid/f1."""
-    return metric.startswith("val")
+    return _OF_VALIDATION.match(metric) is not None
 
 
 def check_early_stopping(callbacks: Iterable[Callback]) -> None:

@@ -7,21 +7,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_lit.errors import UserError
+from cifar_lit.monitor import is_of_validation
+from cifar_lit.stepping import check_length
 
 OTHERS = (
     "give OneCycle, Triangular, InverseTime, StepTable, Exponential, Plateau, CosineAnnealingLR, PolynomialLR or one "
     "of your own"
 )
-CHANGES_THE_LENGTH = {
-    GradientAccumulationScheduler: "--trainer.accumulate_grad_batches",
-    BatchSizeFinder: "--data.batch_size",
-}
 ScheduleCallable = Callable[[Optimizer, int], LRScheduler]
 
 
@@ -51,7 +48,10 @@ def new_schedule(make: ScheduleCallable, optimizer: Optimizer, trainer: Trainer)
             f"With the run's number of steps, torch's schedule cannot be made ({error}): {OTHERS}."
         ) from error
     is_plateau = isinstance(schedule, ReduceLROnPlateau)
-    if not known and not is_plateau and getattr(schedule, "interval", "step") == "step":
+    by_steps = not is_plateau and getattr(schedule, "interval", "step") == "step"
+    if by_steps:
+        check_length(trainer)
+    if not known and by_steps:
         raise UserError(
             "A schedule needs the run's length: give --trainer.max_epochs or --trainer.max_steps, the latter or "
             "--trainer.limit_train_batches where the data have no length."
@@ -76,21 +76,6 @@ def _takes_the_number_of_steps(schedule: LRScheduler, total_steps: int) -> bool:
     return total_steps not in (getattr(schedule, second[0], None), *rates)
 
 
-def check_length(trainer: Trainer) -> None:
-    """Refuses callbacks that change the number of steps behind what is made for it: schedules and averages.
-
-    Raises:
-        UserError: There is one.
-    """
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        for kind, instead in CHANGES_THE_LENGTH.items():
-            if isinstance(callback, kind):
-                raise UserError(
-                    f"{kind.__name__} changes the number of steps behind the schedule that was made for it: give "
-                    f"{instead} instead."
-                )
-
-
 def tell(schedule: ReduceLROnPlateau, metrics: Mapping[str, Tensor], validation_is_due: bool) -> None:
     """Steps a schedule on what an epoch logged.
 
@@ -104,7 +89,7 @@ def tell(schedule: ReduceLROnPlateau, metrics: Mapping[str, Tensor], validation_
         UserError: Nothing logs the metric.
     """
     monitor = schedule.monitor  # type: ignore[attr-defined]
-    if validation_is_due and (monitor.startswith("val/") or monitor not in metrics):
+    if validation_is_due and (is_of_validation(monitor) or monitor not in metrics):
         return
     if monitor not in metrics:
         raise UserError(

@@ -6,13 +6,19 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 
+from cifar_lit.errors import UserError
 from cifar_lit.ranks import several_ranks
 
 # Generators take seeds below 2⁶³.
 _SEED_MASK = 0x7FFF_FFFF_FFFF_FFFF
+CHANGES_THE_LENGTH = {
+    GradientAccumulationScheduler: "--trainer.accumulate_grad_batches",
+    BatchSizeFinder: "--data.batch_size",
+}
 # Of this process.
 _FITS = itertools.count()
 
@@ -60,6 +66,22 @@ def seed_order(epoch: int, batches: int = 0) -> None:
     if "PL_GLOBAL_SEED" in os.environ:
         # From -2 on: Python's hashes of -1 and -2 are the same.
         seed_batch(torch.device("cpu"), epoch, -2 - batches, 0)
+
+
+def check_length(trainer: Trainer) -> None:
+    """Refuses callbacks that change the number of a run's steps behind what was made for it: a schedule, an average.
+
+    Raises:
+        UserError: There is one.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        # Lightning's Tuner looks for a batch size in a fit of its own, and not in that which follows.
+        for kind in () if getattr(callback, "_early_exit", False) else CHANGES_THE_LENGTH:
+            if isinstance(callback, kind):
+                raise UserError(
+                    f"{kind.__name__} changes the number of steps behind the schedule, or average, that was made for "
+                    f"it: give {CHANGES_THE_LENGTH[kind]} instead."
+                )
 
 
 def weight_in_step(trainer: Trainer) -> float:

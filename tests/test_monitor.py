@@ -8,7 +8,7 @@ from torch.optim import SGD
 
 from cifar_lit.callbacks.checkpoint import BestCheckpoint
 from cifar_lit.errors import UserError
-from cifar_lit.monitor import Mode, mode_of
+from cifar_lit.monitor import Mode, is_of_validation, mode_of
 from cifar_lit.schedules import Plateau
 
 
@@ -20,6 +20,11 @@ def test_the_name_tells(monitor: str, mode: Mode, tmp_path: Path) -> None:
     assert mode_of(monitor, None, "checkpoint", otherwise="min") == mode
     assert BestCheckpoint(dirpath=tmp_path, monitor=monitor).mode == mode
     assert Plateau(SGD(nn.Linear(1, 1).parameters(), lr=0.1), 1, monitor=monitor).mode == mode
+
+
+def test_the_name_tells_of_which_images_it_is() -> None:
+    assert all(map(is_of_validation, ("val/accuracy", "val_loss", "valLoss", "valid/f1", "validation-loss", "val")))
+    assert not any(map(is_of_validation, ("value_loss", "valley", "train/val", "accuracy", "")))
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from forks import COMMAND_LINE, run_on_ranks
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler, ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.optim import Optimizer
@@ -31,6 +31,7 @@ from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.schedules import Exponential, OneCycle, Plateau
+from cifar_lit.stepping import check_length
 
 
 def fit(
@@ -270,6 +271,38 @@ def test_the_best_is_kept_where_it_is_validated_also_inside_an_epoch(tmp_path: P
 def test_the_best_by_validation_is_not_kept_between_validations() -> None:
     with pytest.raises(UserError, match="val/loss, which is known behind a validation alone: leave every_n_train"):
         BestCheckpoint(monitor="val/loss", every_n_train_steps=4)
+
+
+class ScoresOnce(Callback):
+    """Without any validation."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        pl_module.log("val_score", float(trainer.current_epoch))
+
+
+def test_where_nothing_validates_a_metric_of_validation_is_that_of_the_epoch(tmp_path: Path) -> None:
+    best = BestCheckpoint(dirpath=tmp_path, filename="{step}", monitor="val_score")
+    fit(tmp_path, schedule=None, ends_at=12, limit_val_batches=0, callbacks=[ScoresOnce(), best])
+    assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=12.ckpt"]
+
+
+def test_what_changes_the_number_of_steps_is_refused_where_something_goes_by_it(tmp_path: Path) -> None:
+    def gathering() -> Callback:
+        return GradientAccumulationScheduler({0: 2})
+
+    by_steps: list[dict[str, Any]] = [
+        {"schedule": OneCycle, "callbacks": [gathering()]},
+        {"schedule": None, "callbacks": [gathering(), EMA()]},
+    ]
+    for options in by_steps:
+        with pytest.raises(UserError, match="GradientAccumulationScheduler changes the number of steps"):
+            fit(tmp_path, enable_checkpointing=False, **options)
+    for schedule in (None, Exponential):
+        fit(tmp_path, schedule=schedule, callbacks=[gathering()], ends_at=6, enable_checkpointing=False)
+    # Lightning's Tuner looks for a size in a fit of its own.
+    finder = BatchSizeFinder()
+    finder._early_exit = True
+    check_length(Trainer(logger=False, enable_checkpointing=False, callbacks=[finder]))
 
 
 def test_the_best_may_be_so_by_training(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

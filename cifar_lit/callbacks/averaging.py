@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
+from cifar_lit.stepping import check_length
 
 
 class _WeightAverage(Callback, ABC):
@@ -79,6 +80,7 @@ class _WeightAverage(Callback, ABC):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the weights, which are on their device only now, and learns the length of the run."""
+        check_length(trainer)
         total = trainer.estimated_stepping_batches
         if math.inf in (total, trainer.num_training_batches):
             raise UserError(

@@ -111,7 +111,7 @@ class BestCheckpoint(ModelCheckpoint):
         """
         if super().check_monitor_top_k(trainer, current):
             return True
-        same = self.save_top_k == 1 and bool(current == self.best_model_score) and self._is_known(trainer)
+        same = self.save_top_k == 1 and bool(current == self.best_model_score)
         # A metric may differ from rank to rank, and all must save or none.
         return bool(trainer.strategy.reduce_boolean_decision(same))
 
@@ -130,7 +130,8 @@ class BestCheckpoint(ModelCheckpoint):
 
     def _is_known(self, trainer: Trainer) -> bool:
         """Whether what is monitored is of the weights as they are."""
-        return self._validated_at == trainer.global_step or not is_of_validation(self.monitor or "")
+        validates = is_of_validation(self.monitor or "") and trainer.enable_validation
+        return not validates or self._validated_at == trainer.global_step
 
     def _can_monitor(self, trainer: Trainer) -> bool:
         if self.monitor is None or self.monitor in trainer.callback_metrics:

@@ -79,7 +79,8 @@ class Distillation(Callback):
         # Read once: the run that trains it may go on, and write the next one in its place.
         file = self.path.read_bytes()
         self._digest = sha256(file).hexdigest()
-        if trainer.strategy.broadcast(self._digest) != self._digest:
+        begun_with = (self._begun_with or {}).get("teacher", self._digest)
+        if {trainer.strategy.broadcast(self._digest), begun_with} != {self._digest}:
             raise UserError(f"The teacher {self.path} changed while it was read: start again, or give a copy of it.")
         content = load_checkpoint(self.path, file)
         self._teacher = self._built(content, pl_module)
@@ -214,13 +215,14 @@ class Distillation(Callback):
         apart = self.temperature**2 * F.kl_div(outputs, targets, reduction="batchmean", log_target=True)
         return (1 - self.weight) * loss + self.weight * apart
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Refuses a training step of one's own that leaves the teacher out."""
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says so once where a training step of one's own leaves the teacher out."""
         if not self._is_asked:
-            raise UserError(
-                f"The training_step of {type(pl_module).__name__} does not ask the teacher: have it call "
+            say(
+                f"The training_step of {type(pl_module).__name__} has not asked the teacher: it has to call "
                 "super().training_step, or self.taught(images, logits, loss) for its loss."
             )
+        self._is_asked = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the network as it was, where the run is broken off."""

@@ -11,7 +11,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
 
 import cifar_lit
-from cifar_lit.checkpoint_content import CHOSEN_BY_TEST, epochs_in, is_chosen_by_test, load_checkpoint
+from cifar_lit.checkpoint_content import epochs_in, is_chosen_by_test, load_checkpoint
 from cifar_lit.classes import check_classes
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
@@ -180,10 +180,10 @@ def gather_provenance(
         {"trained beside test data SHA-256": test.get("sha256")} if evaluated not in (None, test.get("sha256")) else {}
     )
     versions = {"cifar-lit": cifar_lit.__version__, "torch": torch.__version__}
-    chosen = f"{path} ({CHOSEN_BY_TEST})" if is_chosen_by_test(content, path) else path
     known = {
         "recipe": run.resolve().parent.name if run is not None else None,
-        "checkpoint": chosen,
+        "checkpoint": path,
+        "epoch chosen by": "the test split" if is_chosen_by_test(content, path) else None,
         "model": content.get("hyper_parameters", {}).get("_class_path"),
         "data": settings.get("_class_path") if datamodule is None else class_path_of(datamodule),
         "data root": settings.get("root") if datamodule is None else getattr(datamodule, "root", None),

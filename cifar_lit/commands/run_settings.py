@@ -6,15 +6,41 @@ from typing import Any
 
 from jsonargparse import dict_to_namespace
 
-from cifar_lit.checkpoint_content import data_in, load_checkpoint
+from cifar_lit.checkpoint_content import data_in, is_chosen_by_test, load_checkpoint
 from cifar_lit.commands.learnt_data import preprocessing_in, stand_in_for_data
+from cifar_lit.console import say
+from cifar_lit.errors import UserError
+from cifar_lit.precision import can_use
+from cifar_lit.runs import LAST
 
+MEASURES = ("validate", "test", "explain")
 IN_ONE_PROCESS = ("summary", "explain", "export")
+
+
+def tell_of(checkpoint: Path, command: str) -> None:
+    """Says which checkpoint a command takes, and what to know of its figures.
+
+    Raises:
+        UserError: It is none of a run.
+    """
+    content = load_checkpoint(checkpoint)
+    if "state_dict" not in content:
+        raise UserError(f"{checkpoint} is no checkpoint of a run: give one that `fit` wrote.")
+    if command != "summary":
+        say(f"{'Resuming' if command == 'fit' else 'Checkpoint'} {checkpoint}")
+    if command in MEASURES and is_chosen_by_test(content, checkpoint):
+        last = checkpoint.with_name(f"{LAST}.ckpt")
+        behind = f": --ckpt_path={last} is of the last epoch" if last.is_file() else ""
+        say(f"This epoch was chosen by the test split, as no images were held out{behind}.")
 
 
 def of_pictures(settings: Any, command: str) -> bool:
     """Whether a command is about one's own pictures alone."""
     return command == "predict" and settings.images is not None
+
+
+def _names(arguments: Sequence[str], *options: str) -> bool:
+    return any(argument.startswith(options) for argument in arguments)
 
 
 def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequence[str]) -> None:
@@ -34,15 +60,20 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
         content = load_checkpoint(checkpoint)
         if pictures:
             preprocessing_in(content, checkpoint)
-        asked = any(argument.startswith(("--data", "--config", "-c")) for argument in arguments)
+        asked = _names(arguments, "--data", "--config", "-c")
         # The run's own may be gone, or with the colleague who trained it.
         if pictures or (settings.data is not None and not asked and data_in(content) is not None):
             settings.data = dict_to_namespace(stand_in_for_data(content))
+    trainer = settings.trainer
     if pictures or command in IN_ONE_PROCESS:
-        trainer = settings.trainer
         # Without what only training needs, such as a run's own ModelCheckpoint. Of pictures nothing is logged: the
         # checkpoint's run may be somebody else's.
         trainer.logger, trainer.enable_checkpointing, trainer.callbacks = False, False, None
-        trainer.devices, trainer.num_nodes = 1, 1
+        trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
+        if command != "explain":
+            trainer.accelerator = "cpu"
+    # That of the run, which may have been elsewhere.
+    if command != "fit" and not can_use(str(trainer.accelerator)) and not _names(arguments, "--trainer.accelerator"):
+        trainer.accelerator = "auto"
     if command in ("explain", "predict") and settings.method is None:
         settings.method = settings.gradcam.method

@@ -24,7 +24,8 @@ METHODS = ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM", "Gr
 # - EigenCAM, EigenGradCAM, SegEigenCAM, KPCA_CAM: the sign of a principal component is arbitrary. 40 % of EigenCAM's
 #   maps and 48 % of EigenGradCAM's were upside down (correlated negatively with Grad-CAM's).
 # - AblationCAM divides by the logit: where that is negative, as for a class that the network rejects, the map is
-#   upside down (86 % for the least likely class). It and ScoreCAM run the network once a channel.
+#   upside down (86 % for the least likely class). It and ScoreCAM run the network once a channel. ScoreCAM hides of an
+#   image what maps leave out that are stretched over all of it.
 # - EigenCAM, SegEigenCAM, KPCA_CAM, FEM give the same map for every class; FullGrad is of all layers.
 # - ShapleyCAM is Grad-CAM where what follows the layer is piecewise linear, as in most networks here.
 OTHER_METHODS = (
@@ -81,7 +82,7 @@ def class_activation_maps(
         ValueError: A class is out of range, there is not one an image, or ``layer`` is no part of ``net``.
     """
     check_method(method)
-    own_size = method == "FullGrad"  # of all layers: its maps are as large as the image
+    own_size, in_own_order = method == "FullGrad", method in ("FullGrad", "ShapleyCAM")
     target = _apart if method == "FinerCAM" else _logit
     targets = [target(c) for c in torch.as_tensor(classes).tolist()]
     if len(targets) != len(images):
@@ -99,15 +100,15 @@ def class_activation_maps(
     ):
         net, layer = _frozen_copy(net, layer)
         first = images[:1].detach().to(device, torch.float32, copy=True)
-        lines = (None, None) if own_size else cell_lines(net.eval(), layer, first)
+        lines = (None, None) if own_size else cell_lines(net.eval(), layer, first, 0 if in_own_order else -1)
         # The package's own hooks see the feature map between these two. Two methods ask for gradients of the images.
-        layer.register_forward_hook(_check if method in ("FullGrad", "ShapleyCAM") else _start_gradient)
+        layer.register_forward_hook(_check if in_own_order else _start_gradient)
         with redirect_stdout(StringIO()):  # FullGrad says that it needs no layer
             cam = cam_kinds.kind_of(method)(net, [layer])
         base = getattr(cam, "base_cam", cam)  # FinerCAM wraps another
         if not own_size:
             base.get_target_width_height = lambda _images: None  # leaves the maps as small as they are
-        if method not in ("FullGrad", "ShapleyCAM"):  # these keep maps and gradients in an order of their own
+        if not in_own_order:
             _keep_the_last(layer, base.activations_and_grads)
         layer.register_forward_hook(_shield)
         maps = np.zeros((len(images), *images.shape[2:]), np.float32)

@@ -19,13 +19,14 @@ Line = tuple[float, float] | None
 """Where the cells lie along an axis: pixel at which the first is centred, and pixels from one to the next."""
 
 
-def cell_lines(net: nn.Module, layer: nn.Module, image: Tensor) -> tuple[Line, Line]:
+def cell_lines(net: nn.Module, layer: nn.Module, image: Tensor, use: int = -1) -> tuple[Line, Line]:
     """Where the cells of a layer's feature map are centred in the image.
 
     Args:
         net: Runs once, in the mode in which it is.
-        layer: Part of ``net``; of one that is used several times the last map counts.
+        layer: Part of ``net``.
         image: (1, C, H, W).
+        use: Which of the maps counts of a layer that is used several times.
 
     Returns:
         Along height and width; None where it cannot be told: see `cifar_lit.explain.tracing`.
@@ -41,12 +42,13 @@ def cell_lines(net: nn.Module, layer: nn.Module, image: Tensor) -> tuple[Line, L
         with torch.no_grad(), tracer:
             net(image)
     except Exception:
-        return None, None  # what is wrong with the network shows where it is run, not where it is measured
+        pass  # what is behind the layer may want several images
     finally:
         hook.remove()
-    if not found or not isinstance(found[-1], tuple):
+    record = found[use] if found else None
+    if not isinstance(record, tuple):
         return None, None
-    height, width = found[-1]
+    height, width = record
     return _line(height, dim=2), _line(width, dim=3)
 
 

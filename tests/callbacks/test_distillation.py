@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import yaml
 from albumentations import Normalize
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
 from cifar_lit.callbacks import distillation
@@ -410,12 +411,21 @@ class StepOfItsOwn(DepthwiseNet):
         return F.cross_entropy(self(batch[0]), batch[1])
 
 
-def test_a_step_that_leaves_the_teacher_out_is_refused(tmp_path: Path) -> None:
+def test_a_step_that_leaves_the_teacher_out_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     callback = Distillation(a_teacher(tmp_path / "teacher.ckpt"))
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=1, limit_train_batches=1, accelerator="cpu", callbacks=[callback], **quiet)
-    with pytest.raises(UserError, match="The training_step of StepOfItsOwn does not ask the teacher: have it call"):
-        trainer.fit(StepOfItsOwn(**SMALL), datamodule=DigitsDataModule())
+    said = []
+    for student in (StepOfItsOwn(**SMALL), DepthwiseNet(**SMALL)):
+        trainer = Trainer(max_epochs=2, limit_train_batches=1, accelerator="cpu", callbacks=[callback], **quiet)
+        trainer.fit(student, datamodule=DigitsDataModule(val_size=0.1))
+        said.append(capsys.readouterr().out.count("The training_step of StepOfItsOwn has not asked the teacher: it"))
+    assert said == [1, 0]
+
+
+def test_ranks_that_read_different_teachers_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda _self, _object: "that of rank zero")
+    with pytest.raises(UserError, match="changed while it was read: start again, or give a copy of it"):
+        started(Distillation(a_teacher(tmp_path / "teacher.ckpt")))
 
 
 def test_a_module_without_the_loss(tmp_path: Path) -> None:
