@@ -1,5 +1,7 @@
 """Tiny data sets, and the walls around every test: no network but this machine's own, no cache but a fresh one."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 import socket
@@ -9,28 +11,30 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar_lit.data import datamodule
-from cifar_lit.data.download import Archive
-from cifar_lit.data.images import Images
+# By the tests' processes alone: that which xdist hands them out from needs no torch.
+if TYPE_CHECKING:
+    from cifar_lit.data.download import Archive
+    from cifar_lit.data.images import Images
 
 # pytest-xdist's processes share the cores, and so do the commands that tests start.
 if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+    import torch
+
     torch.set_num_threads(max(torch.get_num_threads() // workers, 1))
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests first: begun last, one would go on alone when all others are done."""
+    """The longest file, then those with the most slow tests: begun last, one would go on alone behind all others."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow") is not None)
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (item.path.name != "test_cli.py", -slow[item.path]))
 
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -84,11 +88,13 @@ def modules_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture
 def small_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has 20 images in a batch of an evaluation: what large networks say of hundreds takes longer than all else."""
-    monkeypatch.setattr(datamodule, "evaluation_batch", lambda *size: 20)
+    monkeypatch.setattr("cifar_lit.data.datamodule.evaluation_batch", lambda *size: 20)
 
 
 def random_images(seed: int, count: int, classes: int, size: int = 32) -> Images:
     """Noise, uint8 (count, size, size, 3), and labels that take turns in a shuffled order."""
+    from cifar_lit.data.images import Images
+
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
     return Images(pixels, rng.permutation(np.arange(count) % classes))
@@ -185,6 +191,8 @@ def pack() -> Callable[..., Archive]:
 
     def make(folder: Path, path: Path, urls: tuple[str, ...] = ()) -> Archive:
         path.parent.mkdir(parents=True, exist_ok=True)
+        from cifar_lit.data.download import Archive
+
         with tarfile.open(path, "w:gz") as tar:
             tar.add(folder, arcname=folder.name)
         return Archive(path.name, folder.name, hashlib.sha256(path.read_bytes()).hexdigest(), urls)

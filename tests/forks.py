@@ -21,7 +21,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 # A server, because this process has threads, which a fork would lose.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["cifar_lit.cli"])
+FORKS.set_forkserver_preload(["cifar_lit.cli", "sklearn.datasets"])
 # All of them may take so long.
 SECONDS = 240
 # A program: the command line with its arguments.

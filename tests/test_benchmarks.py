@@ -331,16 +331,16 @@ def test_epoch_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Dawdler(Callback):
-    """Makes parts of a step take longer: forward by 0.1 s, backward by 0.2 s, what is behind it by 0.3 s."""
+    """Makes parts of a step take longer: forward by 0.05 s, backward by 0.1 s, what is behind it by 0.15 s."""
 
     def on_before_zero_grad(self, *args: Any) -> None:
-        time.sleep(0.1)
+        time.sleep(0.05)
 
     def on_after_backward(self, *args: Any) -> None:
-        time.sleep(0.2)
+        time.sleep(0.1)
 
     def on_before_optimizer_step(self, *args: Any) -> None:
-        time.sleep(0.3)
+        time.sleep(0.15)
 
 
 def test_parts_of_a_step_are_what_they_are_called(tmp_path: Path) -> None:
@@ -354,11 +354,11 @@ def test_parts_of_a_step_are_what_they_are_called(tmp_path: Path) -> None:
     row = result(tmp_path, "step_parts-cpu")["recipes"]["depthwise"]
     parts = row["host_ms_by_part"]
     assert parts.keys() == {"batch", "forward", "zero_grad", "backward", "optimizer"}
-    assert parts["forward"] >= 100
-    assert parts["backward"] >= 200
-    assert parts["optimizer"] >= 300
+    assert parts["forward"] >= 50
+    assert parts["backward"] >= 100
+    assert parts["optimizer"] >= 150
     assert parts["batch"] + parts["zero_grad"] < 100
-    assert row["milliseconds"] >= 600
+    assert row["milliseconds"] >= 300
     assert "aten::mkldnn_convolution" in row["host_ms_by_operation"]
     assert "gpu_ms" not in row
     assert row["compiler"] == {"graph_breaks": 0, "reasons": []}

@@ -16,13 +16,14 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.accuracy import QUIET
 from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.cli import main
 from cifar_lit.errors import UserError
 from cifar_lit.runs import find_checkpoint
 
 MODEL = ["--model=DepthwiseNet", "--model.widths=[[8],[8]]", "--model.dropout=[0,0]", "--data=DigitsDataModule"]
-QUICK = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+QUICK = ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", *QUIET]
 OFFSETS = 50
 
 

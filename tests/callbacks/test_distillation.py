@@ -19,6 +19,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 
+from benchmarks.accuracy import QUIET
 from cifar_lit.callbacks import distillation
 from cifar_lit.callbacks.distillation import Distillation
 from cifar_lit.checkpoint_content import load_checkpoint
@@ -30,7 +31,7 @@ from cifar_lit.models import DepthwiseNet
 SMALL: dict[str, Any] = {"widths": [[8], [8]], "dropout": [0.0, 0.0], "num_classes": 10}
 STUDENT = ["--model=DepthwiseNet", "--model.widths=[[8],[8]]", "--model.dropout=[0.1,0]"]
 RUN = ["--data=DigitsDataModule", "--trainer.accelerator=cpu", "--trainer.limit_train_batches=4"]
-RUN += ["--trainer.limit_val_batches=1", "--gradcam.every_n_epochs=0", "--misclassified.every_n_epochs=0"]
+RUN += ["--trainer.limit_val_batches=1", *QUIET]
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:(?s).*[dD]ir(path|ectory)"),

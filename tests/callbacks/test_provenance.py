@@ -11,12 +11,13 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.accuracy import QUIET
 from cifar_lit.cli import main
 from cifar_lit.data.images import Images
 from cifar_lit.identity import fingerprint, git_commit
 
 FIT = ["fit", "--model=DepthwiseNet", "--model.widths=[[4],[4]]", "--model.dropout=[0,0]", "--data=DigitsDataModule"]
-FIT += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.accelerator=cpu"]
+FIT += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.accelerator=cpu", *QUIET]
 
 
 def test_a_run_and_its_checkpoints_say_what_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

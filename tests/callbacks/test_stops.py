@@ -74,7 +74,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[str]
 @pytest.mark.parametrize(
     ("kind", "code", "executor"),
     [
-        (signal.SIGTERM, 143, ["--data.executor=device"]),
         (signal.SIGTERM, 143, ["--data.executor=workers", "--data.num_workers=2"]),
         (signal.SIGINT, 130, ["--data.executor=workers", "--data.num_workers=2"]),
     ],
