@@ -60,10 +60,13 @@ def _line(axis: Axis, dim: int) -> Line:
 
 
 def enlarge(maps: NDArray[np.float32], size: tuple[int, int], lines: tuple[Line, Line]) -> NDArray[np.float32]:
-    """Maps as large as their image, linear between the centres of cells and constant beyond the outermost.
+    """Maps as large as their image, linear between the centres of cells.
+
+    Beyond the outermost they fade: pixels that convolutions without padding cut off are in few of their windows, and
+    each cell is drawn as large as another.
 
     Args:
-        maps: float (N, h, w).
+        maps: float (N, h, w), 0 at the least of each.
         size: Height and width of the image.
         lines: As of `cell_lines`; cells without one are spread evenly.
 
@@ -80,6 +83,9 @@ def enlarge(maps: NDArray[np.float32], size: tuple[int, int], lines: tuple[Line,
 def _weights(pixels: int, cells: int, line: Line) -> NDArray[np.float32]:
     """What each cell of an axis weighs in each pixel: (pixels, cells)."""
     first, step = line or ((pixels / cells - 1) / 2, pixels / cells)
-    places = np.clip((np.arange(pixels) - first) / step, 0, cells - 1)
-    weights: NDArray[np.float64] = np.maximum(1 - np.abs(places[:, None] - np.arange(cells)), 0)
-    return weights.astype(np.float32)
+    places = (np.arange(pixels) - first) / step
+    inside = np.clip(places, 0, cells - 1)
+    weights = np.maximum(1 - np.abs(inside[:, None] - np.arange(cells)), 0)
+    # Half of a cell lies beyond its centre.
+    fading: NDArray[np.float64] = weights * np.clip(1.5 - np.abs(places - inside), 0, 1)[:, None]
+    return fading.astype(np.float32)

@@ -64,8 +64,12 @@ def gradcam_by_autograd(
     # The small map is scaled, enlarged, and scaled again.
     large = scaled(maps).detach().numpy()
     for axis in (1, 2):
-        places = first + step * np.arange(large.shape[axis])
-        large = np.apply_along_axis(lambda cells, at: np.interp(range(size), at, cells), axis, large, places)
+        at = first + step * np.arange(large.shape[axis])
+        ends = [at[0] - 1.5 * step, at[0] - step / 2, at[-1] + step / 2, at[-1] + 1.5 * step]
+        fading = np.interp(range(size), ends, [0, 1, 1, 0])
+        large = np.apply_along_axis(
+            lambda cells, at, fade: np.interp(range(size), at, cells) * fade, axis, large, at, fading
+        )
     return scaled(torch.from_numpy(large)).numpy()
 
 

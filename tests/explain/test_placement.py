@@ -16,8 +16,8 @@ NOWHERE = (None, None)
 SMALLER = {"ResNetV1": {"depth": 8}, "ResNetV2": {"depth": 11}}
 
 
-def test_maps_are_linear_between_the_centres_of_cells_and_constant_beyond() -> None:
-    maps = np.array([[[0, 1]], [[3, 1]]], np.float32)
+def test_maps_are_linear_between_the_centres_of_cells_and_fade_beyond() -> None:
+    maps = np.array([[[0, 1]], [[3, 0]]], np.float32)
     rising = np.array([0, 0, 0, 0.25, 0.5, 0.75, 1, 1], np.float32)
     large = enlarge(maps, (1, 8), (None, (2, 4)))
     assert large.dtype == np.float32
@@ -25,6 +25,9 @@ def test_maps_are_linear_between_the_centres_of_cells_and_constant_beyond() -> N
     # Cells may look beyond the image, and between two pixels.
     np.testing.assert_allclose(enlarge(maps[:1], (1, 4), (None, (-1, 3))), [[[0, 0.5, 1, 1]]], atol=1e-6)
     np.testing.assert_allclose(enlarge(maps[:1], (1, 3), (None, (0.5, 1))), [[[0, 0.5, 1]]], atol=1e-6)
+    # Half of a cell beyond its centre is the cell's, and behind another cell there is nothing.
+    middle = [[[0, 0, 0, 0, 0, 0.5, 1, 1, 0.5, 0]], [[0, 0, 0.5, 1, 1, 0.5, 0, 0, 0, 0]]]
+    np.testing.assert_allclose(enlarge(maps, (1, 10), (None, (4, 2))), middle, atol=1e-6)
 
 
 def test_cells_that_lie_nowhere_are_spread_evenly() -> None:
