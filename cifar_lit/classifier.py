@@ -17,7 +17,7 @@ from cifar_lit.ranks import several_ranks, share_of_ranks
 from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
 from cifar_lit.scores import Scores
-from cifar_lit.stepping import seed_batch, seed_order, weight_in_step
+from cifar_lit.stepping import check_length, seed_batch, seed_order, weight_in_step
 from cifar_lit.views import VIEWS
 from cifar_lit.weight_decay import Decayed, groups_by_decay
 
@@ -218,6 +218,7 @@ class Classifier(CompilableModule, ResumableModule):
                 "compile_mode=reduce-overhead and max-autotune gather no gradients over several batches on a GPU: give "
                 "--model.compile_mode=default, or a larger batch instead of accumulate_grad_batches."
             )
+        check_length(self.trainer, by_steps=False)
         optimizer, schedule = self.new_optimizer_and_schedule()
         self.configured(optimizer, schedule)
         if schedule is None:

@@ -15,10 +15,6 @@ from cifar_lit.ranks import several_ranks
 
 # Generators take seeds below 2⁶³.
 _SEED_MASK = 0x7FFF_FFFF_FFFF_FFFF
-CHANGES_THE_LENGTH = {
-    GradientAccumulationScheduler: "--trainer.accumulate_grad_batches",
-    BatchSizeFinder: "--data.batch_size",
-}
 # Of this process.
 _FITS = itertools.count()
 
@@ -68,20 +64,25 @@ def seed_order(epoch: int, batches: int = 0) -> None:
         seed_batch(torch.device("cpu"), epoch, -2 - batches, 0)
 
 
-def check_length(trainer: Trainer) -> None:
-    """Refuses callbacks that change the number of a run's steps behind what was made for it: a schedule, an average.
+def check_length(trainer: Trainer, by_steps: bool = True) -> None:
+    """Refuses callbacks that change how many steps a run has when it has begun.
+
+    Args:
+        trainer: Has them.
+        by_steps: Whether a schedule or an average goes by the number of steps. Without one a larger batch may be.
 
     Raises:
         UserError: There is one.
     """
+    # A run that goes on inside an epoch would gather no gradients up to its end.
+    refused: dict[type, str] = {GradientAccumulationScheduler: "--trainer.accumulate_grad_batches"}
+    refused |= {BatchSizeFinder: "--data.batch_size"} if by_steps else {}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         # Lightning's Tuner looks for a batch size in a fit of its own, and not in that which follows.
-        for kind in () if getattr(callback, "_early_exit", False) else CHANGES_THE_LENGTH:
+        for kind in () if getattr(callback, "_early_exit", False) else refused:
             if isinstance(callback, kind):
-                raise UserError(
-                    f"{kind.__name__} changes the number of steps behind the schedule, or average, that was made for "
-                    f"it: give {CHANGES_THE_LENGTH[kind]} instead."
-                )
+                name = kind.__name__
+                raise UserError(f"{name} changes the steps of a run that has begun: give {refused[kind]} instead.")
 
 
 def weight_in_step(trainer: Trainer) -> float:

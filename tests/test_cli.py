@@ -194,7 +194,7 @@ def test_test_and_predict_take_the_newest_best_checkpoint(capsys: pytest.Capture
 
 
 def test_a_run_on_several_machines_with_its_own_checkpoints_is_looked_at_on_one(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = fit("--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.save_top_k=-1")
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -211,6 +211,9 @@ def test_a_run_on_several_machines_with_its_own_checkpoints_is_looked_at_on_one(
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     Path("pictures").mkdir()
     Image.new("RGB", (32, 32)).save("pictures/a.png")
+    monkeypatch.setattr("cifar_lit.commands.run_settings.can_use", lambda accelerator: accelerator != "gpu")
+    main(["test"])
+    assert "test/accuracy" in capsys.readouterr().out
     main(["predict", "--images=pictures"])
     printed = capsys.readouterr().out
     assert "Wrote 1 prediction to" in printed
@@ -992,7 +995,7 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
             ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/accuracy"],
             "would end a run whose val/accuracy improves: give --trainer.callbacks.mode=max",
         ),
-        (["--trainer.callbacks+=BatchSizeFinder"], "changes the number of steps behind .*: give --data.batch_size in"),
+        (["--trainer.callbacks+=BatchSizeFinder"], "changes the steps of a run .*: give --data.batch_size in"),
         (["--trainer.precision=12"], "--trainer.precision wants one of .*bf16-mixed.*, not '12'"),
         (["--data.transforms=[{class_path: HorizontalFlip, init_args: {pp: 1}}]"], "HorizontalFlip has no option 'pp'"),
         (["--data=ImageFolderDataModule", "--data.root=nowhere"], "There is no folder /.*/nowhere: name"),

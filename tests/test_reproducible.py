@@ -284,23 +284,19 @@ def test_where_nothing_validates_a_metric_of_validation_is_that_of_the_epoch(tmp
     assert [path.name for path in tmp_path.glob("*.ckpt")] == ["step=12.ckpt"]
 
 
-def test_what_changes_the_number_of_steps_is_refused_where_something_goes_by_it(tmp_path: Path) -> None:
-    def gathering() -> Callback:
-        return GradientAccumulationScheduler({0: 2})
-
-    by_steps: list[dict[str, Any]] = [
-        {"schedule": OneCycle, "callbacks": [gathering()]},
-        {"schedule": None, "callbacks": [gathering(), EMA()]},
-    ]
-    for options in by_steps:
-        with pytest.raises(UserError, match="GradientAccumulationScheduler changes the number of steps"):
-            fit(tmp_path, enable_checkpointing=False, **options)
-    for schedule in (None, partial(Exponential, gamma=0.5)):
-        fit(tmp_path, schedule=schedule, callbacks=[gathering()], ends_at=6, enable_checkpointing=False)
-    # Lightning's Tuner looks for a size in a fit of its own.
+def test_what_changes_the_number_of_steps_of_a_run_is_refused(tmp_path: Path) -> None:
+    gathers = GradientAccumulationScheduler({0: 2})
+    with pytest.raises(UserError, match=r"GradientAccumulationScheduler changes .*: give --trainer\.accumulate_grad"):
+        fit(tmp_path, schedule=None, callbacks=[gathers], enable_checkpointing=False)
+    # A larger batch matters to what goes by steps; and Lightning's Tuner looks for one in a fit of its own.
     finder = BatchSizeFinder()
+    trainer = Trainer(logger=False, enable_checkpointing=False, callbacks=[finder])
+    check_length(trainer, by_steps=False)
+    for schedule, average in ((OneCycle, []), (None, [EMA()])):
+        with pytest.raises(UserError, match=r"BatchSizeFinder changes .*: give --data\.batch_size"):
+            fit(tmp_path, schedule=schedule, callbacks=[finder, *average], enable_checkpointing=False)
     finder._early_exit = True
-    check_length(Trainer(logger=False, enable_checkpointing=False, callbacks=[finder]))
+    check_length(trainer)
 
 
 def test_the_best_may_be_so_by_training(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

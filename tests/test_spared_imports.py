@@ -1,5 +1,6 @@
 """Commands do without torch's compiler and scipy.signal where they can, and whoever needs them gets the real ones."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,17 +38,19 @@ def test_what_trains_and_tests_imports_neither_and_what_compiles_trains_the_same
     few = ["--model=DepthwiseNet", "--model.widths=[[8],[8]]", "--model.dropout=[0,0]", "--data=DigitsDataModule"]
     # Torch's optimizers ask for its compiler.
     few += ["--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--trainer.precision=32-true"]
-    few += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=0", *QUIET]
+    few += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1", *QUIET]
     plain, compiled = tmp_path / "plain", tmp_path / "compiled"
     imported, _ = imports("fit", *few, f"--trainer.default_root_dir={plain}", cwd=tmp_path)
     assert not imported
-    compiling = ["--model.compile_mode=default", f"--trainer.default_root_dir={compiled}"]
-    imported, _ = imports("fit", *few, *compiling, cwd=tmp_path)
-    assert "torch._dynamo.utils" in imported
-    weights = [
-        torch.load(next(folder.rglob("last.ckpt")), weights_only=True)["state_dict"] for folder in (plain, compiled)
-    ]
-    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
+    if any(map(shutil.which, ("g++", "clang++"))):
+        # Without validation, which would compile a graph of its own.
+        compiling = ["--model.compile_mode=default", "--trainer.limit_val_batches=0"]
+        imported, _ = imports("fit", *few, *compiling, f"--trainer.default_root_dir={compiled}", cwd=tmp_path)
+        assert "torch._dynamo.utils" in imported
+        weights = [
+            torch.load(next(folder.rglob("last.ckpt")), weights_only=True)["state_dict"] for folder in (plain, compiled)
+        ]
+        torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-4)
     imported, out = imports("test", f"--ckpt_path={next(plain.rglob('last.ckpt'))}", cwd=tmp_path)
     assert "test/accuracy" in out
     assert not imported

@@ -62,6 +62,7 @@ class _WeightAverage(Callback, ABC):
         self._reset()
         if stage != "fit":
             return
+        check_length(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if sum(isinstance(callback, _WeightAverage) for callback in callbacks) > 1:
             raise UserError("EMA and Lookahead both put an average in the place of the weights: give one, and once.")
@@ -80,7 +81,6 @@ class _WeightAverage(Callback, ABC):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the weights, which are on their device only now, and learns the length of the run."""
-        check_length(trainer)
         total = trainer.estimated_stepping_batches
         if math.inf in (total, trainer.num_training_batches):
             raise UserError(

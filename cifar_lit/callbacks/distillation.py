@@ -60,7 +60,8 @@ class Distillation(Callback):
         self.weight = weight
         self.temperature = temperature
         self._teacher: Classifier | None = None
-        self._is_asked = False
+        # In this fit, by a batch; None before the first.
+        self._is_asked: bool | None = None
         self._digest: str | None = None
         self._begun_with: dict[str, Any] | None = None
 
@@ -92,7 +93,7 @@ class Distillation(Callback):
         pl_module.taught = self.loss
         if copy is not None:
             self._keep(copy, file, trainer)
-        self._is_asked = False
+        self._is_asked = None
 
     def _found(self, trainer: Trainer, copy: Path | None) -> Path:
         """The checkpoint that is meant; for a resumed run the one that it began with."""
@@ -215,14 +216,18 @@ class Distillation(Callback):
         apart = self.temperature**2 * F.kl_div(outputs, targets, reduction="batchmean", log_target=True)
         return (1 - self.weight) * loss + self.weight * apart
 
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Notes that there was a batch, which a run that goes on behind a validation may not have."""
+        self._is_asked = bool(self._is_asked)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says so once where a training step of one's own leaves the teacher out."""
-        if not self._is_asked:
+        if self._is_asked is False:
+            self._is_asked = True
             say(
                 f"The training_step of {type(pl_module).__name__} has not asked the teacher: it has to call "
                 "super().training_step, or self.taught(images, logits, loss) for its loss."
             )
-        self._is_asked = True
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves the network as it was, where the run is broken off."""

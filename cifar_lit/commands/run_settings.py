@@ -71,9 +71,12 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
         trainer.logger, trainer.enable_checkpointing, trainer.callbacks = False, False, None
         trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
         if command != "explain":
-            trainer.accelerator = "cpu"
-    # That of the run, which may have been elsewhere.
-    if command != "fit" and not can_use(str(trainer.accelerator)) and not _names(arguments, "--trainer.accelerator"):
+            trainer.accelerator, trainer.precision = "cpu", None
+    # The run may have been elsewhere. Whoever asks for a GPU, or gives a config, means it.
+    meant = command == "fit" or _names(arguments, "--trainer.accelerator", "--config", "-c")
+    if not meant and not can_use(str(trainer.accelerator)):
         trainer.accelerator = "auto"
+        trainer.devices = trainer.devices if _names(arguments, "--trainer.devices") else 1
+        trainer.strategy = trainer.strategy if _names(arguments, "--trainer.strategy") else "auto"
     if command in ("explain", "predict") and settings.method is None:
         settings.method = settings.gradcam.method

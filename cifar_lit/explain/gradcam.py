@@ -67,7 +67,7 @@ def class_activation_maps(
 
     Args:
         net: Maps images to logits (N, num_classes).
-        layer: Part of ``net`` that puts out a feature map (N, C, h, w); of one that is used several times the last.
+        layer: Part of ``net`` that puts out a feature map (N, C, h, w); of several uses the last (ShapleyCAM: first).
         images: Normalised, float (N, 3, H, W), on any device.
         classes: The class to explain for each image, int64 (N,).
         method: One of `METHODS` or `OTHER_METHODS`.

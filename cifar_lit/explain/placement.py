@@ -62,8 +62,8 @@ def _line(axis: Axis, dim: int) -> Line:
 def enlarge(maps: NDArray[np.float32], size: tuple[int, int], lines: tuple[Line, Line]) -> NDArray[np.float32]:
     """Maps as large as their image, linear between the centres of cells.
 
-    Beyond the outermost they fade: pixels that convolutions without padding cut off are in few of their windows, and
-    each cell is drawn as large as another.
+    Beyond the outermost they go on to the edge, or fade where cells cover less than the image: pixels that convolutions
+    without padding cut off are in few of their windows.
 
     Args:
         maps: float (N, h, w), 0 at the least of each.
@@ -86,6 +86,7 @@ def _weights(pixels: int, cells: int, line: Line) -> NDArray[np.float32]:
     places = (np.arange(pixels) - first) / step
     inside = np.clip(places, 0, cells - 1)
     weights = np.maximum(1 - np.abs(inside[:, None] - np.arange(cells)), 0)
-    # Half of a cell lies beyond its centre.
-    fading: NDArray[np.float64] = weights * np.clip(1.5 - np.abs(places - inside), 0, 1)[:, None]
-    return fading.astype(np.float32)
+    if 1 < cells < pixels / step:
+        # Half of a cell lies beyond its centre.
+        weights *= np.clip(1.5 - np.abs(places - inside), 0, 1)[:, None]
+    return np.asarray(weights, np.float32)

@@ -66,7 +66,7 @@ def gradcam_by_autograd(
     for axis in (1, 2):
         at = first + step * np.arange(large.shape[axis])
         ends = [at[0] - 1.5 * step, at[0] - step / 2, at[-1] + step / 2, at[-1] + 1.5 * step]
-        fading = np.interp(range(size), ends, [0, 1, 1, 0])
+        fading = np.interp(range(size), ends, [0, 1, 1, 0]) if len(at) * step < size else np.ones(size)
         large = np.apply_along_axis(
             lambda cells, at, fade: np.interp(range(size), at, cells) * fade, axis, large, at, fading
         )

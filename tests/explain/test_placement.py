@@ -25,6 +25,13 @@ def test_maps_are_linear_between_the_centres_of_cells_and_fade_beyond() -> None:
     # Cells may look beyond the image, and between two pixels.
     np.testing.assert_allclose(enlarge(maps[:1], (1, 4), (None, (-1, 3))), [[[0, 0.5, 1, 1]]], atol=1e-6)
     np.testing.assert_allclose(enlarge(maps[:1], (1, 3), (None, (0.5, 1))), [[[0, 0.5, 1]]], atol=1e-6)
+    # Padded, their strides cover the image; and one cell is as large as it is.
+    np.testing.assert_allclose(
+        enlarge(maps[:1], (1, 8), (None, (0, 4))), [[[0, 0.25, 0.5, 0.75, 1, 1, 1, 1]]], atol=1e-6
+    )
+    np.testing.assert_allclose(
+        enlarge(maps[:1].swapaxes(1, 2), (2, 4), (None, (1.5, 1))), [[[0] * 4, [1] * 4]], atol=1e-6
+    )
     # Half of a cell beyond its centre is the cell's, and behind another cell there is nothing.
     middle = [[[0, 0, 0, 0, 0, 0.5, 1, 1, 0.5, 0]], [[0, 0, 0.5, 1, 1, 0.5, 0, 0, 0, 0]]]
     np.testing.assert_allclose(enlarge(maps, (1, 10), (None, (4, 2))), middle, atol=1e-6)
