@@ -20,6 +20,7 @@ from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, PlainCNN, ResNet18, ResNetV1, ResNetV2, SpeedNet
 from cifar_lit.optimizers import DecoupledSGD, MuonSGD, NesterovSGD, begin_momentum, orthogonalize
+from cifar_lit.precision import choose_precision
 from cifar_lit.schedules import Triangular
 
 
@@ -355,8 +356,8 @@ def test_a_step_takes_as_many_calls_for_few_layers_as_for_many() -> None:
         with Counted() as counted:  # type: ignore[no-untyped-call]
             optimizer.step()
         counts.append(counted.count)
-    # 135 where matrices are orthogonalised in bfloat16, as this processor may do.
-    assert counts[0] == counts[1] < 140
+    # In bfloat16, which not every processor computes in, matrices are brought there and back.
+    assert counts[0] == counts[1] < (140 if choose_precision("cpu")[0] == "bf16-mixed" else 130)
 
 
 def test_a_closure_is_called_with_gradients() -> None:

@@ -108,7 +108,7 @@ def class_activation_maps(
         base = getattr(cam, "base_cam", cam)  # FinerCAM wraps another
         if not own_size:
             base.get_target_width_height = lambda _images: None  # leaves the maps as small as they are
-        if not in_own_order:
+        if not in_own_order:  # two methods keep maps and gradients as they need them
             _keep_the_last(layer, base.activations_and_grads)
         layer.register_forward_hook(_shield)
         maps = np.zeros((len(images), *images.shape[2:]), np.float32)
