@@ -5,7 +5,6 @@ resume in the middle of an epoch that repeats and skips nothing.
 """
 
 import math
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from cifar_lit.data.worker_processes import end_workers_at_exit, leave_signals_to_the_run, spoken_plainly
 from cifar_lit.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -171,15 +171,6 @@ class _Keys(Sampler[BatchKey]):
         return (self.plan.key(self.epoch, step) for step in range(self.start, len(self.plan)))
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C and a batch system's SIGTERM reach workers, too. The run finishes its step, for which it needs them.
-
-    The second SIGTERM is meant for the worker: a run that ends without a word to its workers ends them so.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-
-
 class BatchLoader:
     """Makes a plan's batches, in worker processes or in this one, and knows how far it has come.
 
@@ -209,10 +200,12 @@ class BatchLoader:
             pin_memory=pin_memory,
             # Starting workers anew costs seconds in every epoch where processes are spawned.
             persistent_workers=num_workers > 0,
-            worker_init_fn=_leave_signals_to_the_run,
+            worker_init_fn=leave_signals_to_the_run,
             # Its own, so that the loader takes nothing from the global generator.
             generator=torch.Generator(),
         )
+        if num_workers:
+            end_workers_at_exit(self)
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -222,7 +215,7 @@ class BatchLoader:
         self.position = self.sampler.start = step if epoch == self.sampler.epoch else 0
         # One that can makes several at once.
         walk = getattr(self.executor, "walk", None)
-        for batch in self._loader if walk is None else walk(self.sampler):
+        for batch in spoken_plainly(self._loader) if walk is None else walk(self.sampler):
             self.position += 1
             yield batch
 

@@ -15,7 +15,7 @@ from cifar_lit.data.device_batches import DeviceBatches
 from cifar_lit.data.device_executor import unsupported
 from cifar_lit.data.executor_choice import Executor, runs_on_device, tell_of_another_size
 from cifar_lit.data.images import Images, stratified_split
-from cifar_lit.data.scaling import Transform, scaling_of
+from cifar_lit.data.scaling import Transform, scaling_of, tell_of_another_scaling
 from cifar_lit.data.statistics import Statistics, channel_statistics, learnt_statistics, statistics_of
 from cifar_lit.data.worker_executor import WorkerExecutor
 from cifar_lit.errors import UserError
@@ -164,7 +164,7 @@ class ImageDataModule(LightningDataModule):
             # On a CPU the network takes all cores, and a worker only takes one away from it.
             default = min(8, os.cpu_count() or 1) if on_gpu else 0
             workers = default if self.num_workers is None else self.num_workers
-        tell_of_another_size(executor.output_size, (height, width))
+        tell_of_another_size(executor.output_size, (height, width), self.test_images)
         pinned = on_gpu and isinstance(executor, WorkerExecutor)
         self._train_loader = BatchLoader(plan, executor, workers, pinned)
         if self._resume_from is not None:
@@ -244,7 +244,6 @@ class ImageDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Lets the next training loader continue where the checkpoint's left off, and images be normalised alike."""
         self.normalise_as(state_dict)
-        if state_dict.get("scaled") and not self.scaling:
-            say("The checkpoint's images were normalised by its own transforms, which are not in it: give those, too.")
+        tell_of_another_scaling(state_dict.get("scaled"), bool(self.scaling))
         # Lightning's own way forgets it where the loader is asked for before, as by a schedule for the number of steps.
         self._resume_from = state_dict.get("train_loader")

@@ -7,6 +7,7 @@ import torch
 
 from cifar_lit.console import say
 from cifar_lit.data.device_executor import unsupported
+from cifar_lit.data.images import Images
 from cifar_lit.data.scaling import Transform
 
 Executor = Literal["auto", "device", "workers"]
@@ -42,8 +43,17 @@ def runs_on_device(
     return True
 
 
-def tell_of_another_size(trained: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """Says so where a network learns from images of another size than it will be looked at with."""
-    if trained != image_size:
-        says = "The transforms make {}×{} pixels of images of {}×{}, which validation and tests look at"
-        say(f"{says.format(*trained, *image_size)}: if that is not meant, give images of that size, or keep theirs.")
+def tell_of_another_size(made: tuple[int, int], image_size: tuple[int, int], tested: Images | None) -> None:
+    """Says so where a network learns from images of another size than it will be looked at with.
+
+    Args:
+        made: Height and width of what the transforms make.
+        image_size: Of the training images, as validation looks at those that are held out.
+        tested: The test images, if they are there.
+    """
+    if made != image_size:
+        says = "The transforms make {}×{} pixels of images of {}×{}, which validation looks at"
+        say(f"{says.format(*made, *image_size)}: if that is not meant, give images of that size, or keep theirs.")
+    if tested is not None and tested.pixels.shape[1:3] != image_size:
+        says = "Training images are of {}×{} pixels, and test images of {}×{}"
+        say(f"{says.format(*image_size, *tested.pixels.shape[1:3])}: if that is not meant, give all of one size.")

@@ -48,7 +48,9 @@ class Images:
             raise UserError(
                 f"{source} gives labels {labels.dtype} {labels.shape} for {len(pixels)} images: give int64 (N,)."
             )
-        if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        if not len(labels):
+            raise UserError(f"{source} gives no images: give at least one.")
+        if not 0 <= labels.min() <= labels.max() < num_classes:
             raise UserError(
                 f"{source} gives labels from {labels.min()} to {labels.max()}: of {num_classes} class names they are "
                 f"0 to {num_classes - 1}."

@@ -1,4 +1,7 @@
+import os
 import random
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -254,6 +257,25 @@ def test_lightning_ends_the_workers_at_the_end_of_a_run() -> None:
     # They were told to go: they were not killed, or waited for in vain.
     assert [worker.exitcode for worker in workers] == [0, 0]
     assert len(labels_of(batches)) == 5
+
+
+LEFT_ALONE = """
+import numpy as np
+from cifar_lit.data.batches import BatchLoader, EvaluationPlan
+from cifar_lit.data.worker_executor import WorkerExecutor
+
+executor = WorkerExecutor(np.zeros((4, 2, 2, 3), np.uint8), np.arange(4), ())
+loader = BatchLoader(EvaluationPlan(4, 2), executor, num_workers=1)
+print(len(list(loader)))
+"""
+
+
+def test_a_process_ends_whose_workers_nobody_ended() -> None:
+    # As where a run ends by an error in validation.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LEFT_ALONE]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
+    assert done.stdout == "2\n"
 
 
 def test_lightning_finds_what_it_looks_for() -> None:

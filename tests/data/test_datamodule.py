@@ -216,6 +216,15 @@ def test_that_a_checkpoint_lacks_what_normalised_is_said(capsys: pytest.CaptureF
     assert "normalised by its own transforms" not in capsys.readouterr().out
     plain.load_state_dict(own.state_dict())
     assert "normalised by its own transforms, which are not in it: give those, too." in capsys.readouterr().out
+    own.load_state_dict(ready().state_dict())
+    assert "The transforms normalise, and the checkpoint's did not: leave Normalize" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["mean", "std"])
+def test_a_normalisation_of_another_number_of_channels_is_refused(option: str) -> None:
+    # albumentations would take the first of two.
+    with pytest.raises(UserError, match=rf"Normalize has {option} \(0.5, 0.4\): give one number, or one a channel"):
+        TinyDataModule(transforms=[A.Normalize(**{"mean": 0.5, "std": 0.5, option: (0.5, 0.4)})])
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -500,6 +509,31 @@ def test_training_at_another_size_is_told_of(executor: Any, capsys: pytest.Captu
     assert "pixels of images" not in capsys.readouterr().out
     ready(executor=executor, transforms=[A.RandomCrop(6, 4)]).train_dataloader()
     assert "The transforms make 6×4 pixels of images of 8×8" in capsys.readouterr().out
+
+
+class OtherTests(TinyDataModule):
+    """Its test images are as many, and as large, as it is told."""
+
+    def __init__(self, count: int, side: int) -> None:
+        super().__init__()
+        self.count, self.side = count, side
+
+    def load(self, split: Literal["train", "test"]) -> Images:
+        shape = (self.count, self.side, self.side, 3)
+        tests = Images(np.zeros(shape, np.uint8), np.zeros(self.count, np.int64))
+        return super().load("train") if split == "train" else tests
+
+
+def test_test_images_of_another_size_are_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    data = OtherTests(20, 16)
+    data.setup()
+    data.train_dataloader()
+    assert "Training images are of 8×8 pixels, and test images of 16×16: if that is" in capsys.readouterr().out
+
+
+def test_a_split_without_images_is_refused() -> None:
+    with pytest.raises(UserError, match=r"OtherTests\.load\('test'\) gives no images: give at least one"):
+        OtherTests(0, 8).setup()
 
 
 class Divides(A.ImageOnlyTransform):

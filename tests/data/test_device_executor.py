@@ -198,6 +198,10 @@ WHOLE_PIXELS: dict[str, Callable[[], list[A.BasicTransform]]] = {
         A.RandomCrop(30, 30),
         A.Pad(2, border_mode=REFLECT),
     ],
+    "fill beyond what pixels are": lambda: [
+        A.Pad(2, fill=(300, -5, 256)),
+        A.Affine(translate_px=(2, 2), fill=300, p=1),
+    ],
     "pads wider than the image": lambda: [A.RandomCrop(4, 4), A.Pad(11, border_mode=REFLECT_101), A.Pad(2)],
     "cutout": lambda: [
         A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(16, 16), hole_width_range=(8, 8), p=0.7)
@@ -599,6 +603,9 @@ def test_says_nothing_about_a_list_that_it_can_run() -> None:
         (A.CoarseDropout(hole_height_range=(40, 48), hole_width_range=(8, 8)), "does not fit"),
         (A.CoarseDropout(hole_height_range=(0.1, 0.2), hole_width_range=(8, 8)), "does not fit"),
         (A.Erasing(scale=(0.9, 0.95), ratio=(0.1, 0.1)), "never fits"),
+        (A.CoarseDropout(fill=300), "CoarseDropout has fill 300.0: give numbers from 0 to 255"),
+        (A.Pad(-2), "Pad would pad by -2 pixels: give 0 or more"),
+        (A.Pad((-4, 0, 4, 0)), "Pad would pad by -4 pixels"),
     ],
 )
 def test_names_what_no_executor_can_run(transform: A.BasicTransform, message: str) -> None:

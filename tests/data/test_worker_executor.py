@@ -24,6 +24,9 @@ def test_images_of_several_sizes_are_no_batch(noise: Callable[..., Images]) -> N
     executor = WorkerExecutor(images.pixels, images.labels, [A.RandomCrop(12, 12, p=0.5)], SEED)
     with pytest.raises(UserError, match=r"images of different sizes, .* give those that change the size p: 1"):
         executor[TrainingPlan(64, 64, SEED).key(0, 0)]
+    # From a worker process, too, without its traceback.
+    with pytest.raises(UserError, match=r"\AThe transforms make images of different sizes, .* p: 1\.\Z"):
+        list(BatchLoader(TrainingPlan(64, 64, SEED), executor, num_workers=1))
 
 
 def augmentation() -> list[A.BasicTransform]:

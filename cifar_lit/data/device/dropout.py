@@ -50,6 +50,8 @@ class Dropout(PixelStep):
             raise unsupported_option(transform, "fill", supported)
         # albumentations casts the colour to the type of the image, which cuts decimals off.
         colour = np.array(colour_of(transform) if self.fill == "constant" else (0.0, 0.0, 0.0))
+        if not normalised and (colour.min() < 0 or colour.max() > 255):
+            raise UserError(f"{type(transform).__name__} has fill {transform.fill}: give numbers from 0 to 255.")
         self.colour = colour if normalised else np.trunc(colour)
         sides = ("x_min", "y_min", "x_max", "y_max")
         extra = {"constant": (), "random_uniform": ("red", "green", "blue"), "random": ()}[self.fill]

@@ -151,6 +151,8 @@ def _padding(
     transform: A.BasicTransform, size: Size, sides: dict[str, int], at_random: bool, normalised: bool
 ) -> list[Step]:
     width, height = sides["pad_left"] + sides["pad_right"], sides["pad_top"] + sides["pad_bottom"]
+    if min(sides.values()) < 0:
+        raise UserError(f"{type(transform).__name__} would pad by {min(sides.values())} pixels: give 0 or more.")
     if width == height == 0:
         return []
     if transform.p < 1:

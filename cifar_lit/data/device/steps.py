@@ -101,9 +101,10 @@ def border_of(transform: A.BasicTransform, normalised: bool) -> Border:
     if transform.border_mode not in _BORDER_MODES:
         raise unsupported_option(transform, "border_mode", "constant, replicate, reflect and reflect_101 borders")
     red, green, blue = colour_of(transform)
-    # OpenCV rounds a border's colour to the type of the image.
-    fill = (red, green, blue) if normalised else (float(round(red)), float(round(green)), float(round(blue)))
-    return Border(_BORDER_MODES[transform.border_mode], fill)
+    if not normalised:
+        # OpenCV rounds a border's colour to the type of the image, and to what that can hold.
+        red, green, blue = (float(min(max(round(value), 0), 255)) for value in (red, green, blue))
+    return Border(_BORDER_MODES[transform.border_mode], (red, green, blue))
 
 
 def colour_of(transform: A.BasicTransform) -> tuple[float, float, float]:

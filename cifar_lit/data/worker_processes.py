@@ -1,0 +1,60 @@
+"""What worker processes that make batches do at the end of a run, and what they say."""
+
+import atexit
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+from weakref import WeakSet
+
+from cifar_lit.errors import UserError
+
+# Whose workers are to be ended with the process.
+_LOADERS = WeakSet[Any]()
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C and a batch system's SIGTERM reach workers, too. The run finishes its step, for which it needs them.
+
+    The second SIGTERM is meant for the worker.
+
+    Args:
+        worker: Its number.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+def end_workers_at_exit(loader: Any) -> None:
+    """Ends a loader's workers with the process, if nobody has before, as behind an error in validation.
+
+    Python would send each one SIGTERM, which they leave to the run, and wait for them for ever.
+
+    Args:
+        loader: Whose ``_iterator`` is torch's, and has them, or None.
+    """
+    if not _LOADERS:
+        # Behind multiprocessing, which does so, and hence called before it.
+        atexit.register(_end_workers)
+    _LOADERS.add(loader)
+
+
+def _end_workers() -> None:
+    for loader in [*_LOADERS]:
+        if loader._iterator is not None:
+            loader._iterator._shutdown_workers()
+
+
+def spoken_plainly(batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches of a loader with workers; what one of these says to users is a line, as it is in this process.
+
+    Args:
+        batches: Of the loader.
+
+    Raises:
+        UserError: A worker did.
+    """
+    try:
+        yield from batches
+    except UserError as error:
+        # torch has put the worker's traceback before it.
+        raise UserError(str(error).rpartition(f"{UserError.__name__}: ")[2].strip()) from None
