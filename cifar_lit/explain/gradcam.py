@@ -1,12 +1,13 @@
 """Where in an image a network sees a class: class activation maps, and how they are laid over the image."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from io import StringIO
 from types import MethodType
 from typing import Any
+from weakref import proxy
 
 import matplotlib
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cifar_lit.errors import UserError
+from cifar_lit.explain.network import numpys_random_state_kept
 from cifar_lit.explain.placement import cell_lines, enlarge
 
 METHODS = ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM", "GradCAMElementWise")
@@ -96,7 +98,7 @@ def class_activation_maps(
         torch.autocast(device.type, enabled=False),
         # A network may draw in evaluation mode, too.
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        _numpys_random_state(),
+        numpys_random_state_kept(),
     ):
         net, layer = _frozen_copy(net, layer)
         first = images[:1].detach().to(device, torch.float32, copy=True)
@@ -123,16 +125,6 @@ def class_activation_maps(
                 found = cam(inputs, targets[chunk])
             maps[chunk] = found if own_size else enlarge(found, maps.shape[1:], lines)
     return np.nan_to_num(maps, copy=False)
-
-
-@contextmanager
-def _numpys_random_state() -> Iterator[None]:
-    """Gives NumPy's global generator, from which RandomCAM draws, its state back."""
-    state = np.random.get_state()  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
 
 
 def check_method(method: str) -> None:
@@ -225,6 +217,8 @@ def _start_gradient(layer: nn.Module, args: Any, output: Any) -> Tensor:
 
 def _keep_the_last(layer: nn.Module, kept: Any) -> None:
     """Lets the package forget the maps of earlier uses of a layer within a pass: it would take the first."""
+    # It holds the copy of the network, which in a circle would stay until the next collection of garbage.
+    kept = proxy(kept)
     layer.register_forward_pre_hook(lambda *_: kept.activations.clear())
 
 

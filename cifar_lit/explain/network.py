@@ -1,8 +1,9 @@
-"""The network inside of a LightningModule, and the modes of its parts."""
+"""The network inside of a LightningModule, and what looking into it leaves as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from torch import nn
 
 
@@ -16,6 +17,16 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
         # Not by `train`, which the user may have overridden.
         for module, training in before:
             module.training = training
+
+
+@contextmanager
+def numpys_random_state_kept() -> Iterator[None]:
+    """Gives NumPy's global generator its state back: RandomCAM draws from it."""
+    state = np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
 
 
 def network_of(model: nn.Module) -> nn.Module:

@@ -291,18 +291,25 @@ def test_the_network_and_the_random_state_stay_as_they_were(images: Tensor) -> N
     assert torch.is_grad_enabled()
 
 
-def test_activations_are_freed(images: Tensor) -> None:
+@pytest.mark.parametrize("method", [*METHODS, "EigenCAM", "FinerCAM"])
+def test_activations_and_the_copied_network_are_freed(images: Tensor, method: str) -> None:
     net = tiny_net()
-    activations = []
+    activations, layers = [], []
+
+    def note(layer: nn.Module, _args: Any, output: Tensor) -> None:
+        activations.append(weakref.ref(output))
+        layers.append(weakref.ref(layer))
+
     for layer in net:
-        layer.register_forward_hook(lambda _layer, _args, output: activations.append(weakref.ref(output)))
+        layer.register_forward_hook(note)
     gc.collect()
     gc.disable()  # by the end of the function that uses them, not by chance
     try:
-        class_activation_maps(net, net[0], images, CLASSES)
-        # Of one image, to see where the cells lie, and of all.
-        assert len(activations) == 2 * len(net)
-        assert [reference() for reference in activations] == [None] * 2 * len(net)
+        class_activation_maps(net, net[0], images, CLASSES, method)
+        assert len(activations) >= len(net)
+        assert [reference() for reference in activations] == [None] * len(activations)
+        # They are those of a copy.
+        assert [reference() for reference in layers] == [None] * len(layers)
     finally:
         gc.enable()
 
