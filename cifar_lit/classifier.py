@@ -1,7 +1,7 @@
 """What every image classifier here has in common: loss, metrics, optimizer, schedule and steps."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_lit.classes import check_classes
 from cifar_lit.compiling import CompilableModule, CompileMode
-from cifar_lit.errors import UserError
+from cifar_lit.errors import UserError, check_choice
 from cifar_lit.optimizers import NesterovSGD, begin_momentum
 from cifar_lit.plain import class_path_of, with_plain_values
 from cifar_lit.ranks import several_ranks, share_of_ranks
@@ -18,7 +18,7 @@ from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
 from cifar_lit.scores import Scores
 from cifar_lit.stepping import check_length, seed_batch, seed_order, weight_in_step
-from cifar_lit.views import VIEWS
+from cifar_lit.views import VIEWS, Augmentation
 from cifar_lit.weight_decay import Decayed, groups_by_decay
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
@@ -65,12 +65,13 @@ class Classifier(CompilableModule, ResumableModule):
         weight_decay_on: Decayed = "weights",
         l1_penalty: float = 0.0,
         label_smoothing: float = 0.0,
-        tta: Literal["none", "flip", "multi_view"] = "none",
+        tta: Augmentation = "none",
         compile_mode: CompileMode = "none",
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing is {label_smoothing}: give a number from 0 up to, but not, 1.")
+        check_choice("tta", tta, Augmentation)
         if optimizer is None:
             raise UserError("optimizer is null: name one, such as SGD, or leave it out for the default.")
         self.save_hyperparameters(ignore=["net"])

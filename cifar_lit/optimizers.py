@@ -159,7 +159,9 @@ class MuonSGD(Optimizer):
             orthogonal = orthogonal.to(stacked.dtype).contiguous().view(stacked.shape)
             for i, update in zip(places, orthogonal.movedim(-1, 2).unbind(), strict=True):
                 updates[i] = update
-        scales = torch._foreach_norm(filters)
+        # float16 ends at 65,504, which the inverse of a small norm goes beyond.
+        in_half = any(parameter.dtype == torch.float16 for parameter in filters)
+        scales = torch._foreach_norm(filters, dtype=torch.float32 if in_half else None)
         torch._foreach_clamp_min_(scales, EPSILON)
         torch._foreach_reciprocal_(scales)
         torch._foreach_mul_(scales, [len(parameter) ** 0.5 for parameter in filters])

@@ -76,24 +76,32 @@ class MeanLoss(CountedInPlace):
 
 
 class TopAccuracy(CountedInPlace, MulticlassAccuracy):
-    """Share of images whose class has the highest logit, counted in six operations instead of eighteen.
+    """Share of images whose class is among the highest logits, counted in few operations: six instead of eighteen.
 
-    States and figure are those of torchmetrics' micro average of the first guess, but for ``fp`` and ``tn``, which it
-    has no use for and which stay 0.
+    States, in sum, and figure are those of torchmetrics' micro average of the first guesses, but for ``fp`` and ``tn``,
+    which it has no use for and which stay 0.
 
     Args:
         num_classes: Number of classes.
+        guesses: How many of the highest.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, guesses: int = 1) -> None:
         # Validating arguments would read them back.
-        super().__init__(num_classes, average="micro", validate_args=False)
+        super().__init__(num_classes, average="micro", top_k=guesses, validate_args=False)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Counts logits (n, num_classes) beside labels int64 (n,)."""
-        right = (preds.argmax(dim=1) == target).sum()
-        self.tp.add_(right)  # type: ignore[union-attr]
-        self.fn.add_(len(target) - right)  # type: ignore[union-attr]
+        tp: Any = self.tp
+        fn: Any = self.fn
+        if self.top_k == 1:
+            right = (preds.argmax(dim=1) == target).sum()
+        else:
+            # Each class is guessed once. The states have a place for each class, and only their sum is asked for.
+            right = (preds.topk(self.top_k, dim=1).indices == target[:, None]).sum()
+            tp, fn = tp[:1], fn[:1]
+        tp.add_(right)
+        fn.add_(len(target) - right)
 
 
 class Scores(nn.Module):
@@ -109,9 +117,7 @@ class Scores(nn.Module):
         self.has_counted = False
         self.loss = MeanLoss()
         self.accuracy = TopAccuracy(num_classes)
-        self.accuracy_top5: MulticlassAccuracy | None = None
-        if num_classes >= TOP5_FROM_CLASSES:
-            self.accuracy_top5 = MulticlassAccuracy(num_classes, average="micro", top_k=5, validate_args=False)
+        self.accuracy_top5 = TopAccuracy(num_classes, guesses=5) if num_classes >= TOP5_FROM_CLASSES else None
 
     def count(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Counts the logits (n, num_classes) of a batch with their plain loss, and gives these back."""

@@ -1,6 +1,7 @@
 """Test-time augmentation: a prediction from several views of an image, and the plain one, which is among them."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,3 +42,4 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 VIEWS = {"flip": flip, "multi_view": multi_view}
+Augmentation = Literal["none", "flip", "multi_view"]

@@ -105,6 +105,12 @@ def test_no_number_is_read_within_an_epoch(
     assert found == set()
 
 
+def test_nor_with_top5_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, operations = places(tmp_path, monkeypatch, num_classes=12)
+    assert operations > 1000
+    assert found == set()
+
+
 def test_nor_with_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places(tmp_path / "teacher", monkeypatch)
     (teacher,) = (tmp_path / "teacher").rglob("*.ckpt")

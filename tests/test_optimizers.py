@@ -318,6 +318,15 @@ def test_what_has_no_gradient_stays() -> None:
     assert moved == [True, False, True, False, True]
 
 
+def test_zeros_and_small_filters_learn_in_half_precision() -> None:
+    for size in (0.0, 1e-6, 1.0):
+        filters = torch.nn.Parameter(torch.full((64, 8, 3, 3), size, dtype=torch.float16))
+        filters.grad = torch.randn_like(filters)
+        MuonSGD([filters], lr=0.1).step()
+        assert filters.isfinite().all()
+        assert filters.std() > 0
+
+
 def test_all_zeros_give_no_nan() -> None:
     model = Mixed()
     optimizer = MuonSGD(model.parameters())

@@ -3,16 +3,19 @@
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from cifar_lit.data import DigitsDataModule
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.stepping import seed_order
 
@@ -206,3 +209,30 @@ def test_the_best_so_far_that_is_elsewhere_is_told_of(tmp_path: Path, capsys: py
     said = capsys.readouterr().out
     assert "The best so far (best-step=6.ckpt, val/loss " in said
     assert "is not in this run's folder: the best is chosen among the epochs to come." in said
+
+
+def test_the_last_checkpoint_is_of_the_last_fit(tmp_path: Path) -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    last = LastCheckpoint()
+    for _ in range(2):
+        options: dict[str, Any] = {"default_root_dir": tmp_path, "max_epochs": 1, "limit_train_batches": 2}
+        trainer = Trainer(accelerator="cpu", callbacks=[last], limit_val_batches=1, **options, **quiet)
+        # As many steps each, from weights of their own.
+        model = DepthwiseNet(widths=[[4], [4]], dropout=[0.0, 0.0])
+        trainer.fit(model, DigitsDataModule(batch_size=16))
+        kept = torch.load(last.best_model_path, weights_only=True)["state_dict"]
+        assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
+
+
+def test_by_the_clock_ranks_ask_each_other_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr("cifar_lit.callbacks.checkpoint.may_pause", lambda *_: True)
+    monkeypatch.setattr(
+        ModelCheckpoint, "on_train_batch_end", lambda _, trainer, *__: asked.append(trainer.global_step)
+    )
+    by_clock: Any = LastCheckpoint(60)
+    for ranks, expected in ((1, [*range(1, 31)]), (2, [10, 20, 30])):
+        asked.clear()
+        for step in range(1, 31):
+            by_clock.on_train_batch_end(SimpleNamespace(world_size=ranks, global_step=step), None, None, None, 0)
+        assert asked == expected

@@ -12,7 +12,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from cifar_lit.callbacks.stops import Stopped, ends_here, may_pause
+from cifar_lit.callbacks.stops import STEPS_BETWEEN_QUESTIONS, Stopped, ends_here, may_pause
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.monitor import Mode, is_of_validation, mode_of
@@ -20,8 +20,7 @@ from cifar_lit.runs import LAST
 
 # A metric in the template of a file's name, such as {val/accuracy:.4f}.
 _METRIC = re.compile(r"\{([^:}]*)")
-# Between the parts of such a name, but not within the braces.
-_PARTS = re.compile(r"-(?![^{]*\})")
+_PARTS = re.compile(r"-(?![^{]*\})")  # between such parts, but not within the braces
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -66,6 +65,7 @@ class BestCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses what would keep the worst; a run that did so can be evaluated all the same."""
         if stage == "fit":
+            self._last_global_step_saved = 0  # a fit before may have ended at a step of this one
             mode_of(self.monitor or "", self.mode, "checkpoint", otherwise="max")  # type: ignore[arg-type]
         super().setup(trainer, pl_module, stage)
 
@@ -111,8 +111,8 @@ class BestCheckpoint(ModelCheckpoint):
         """
         if super().check_monitor_top_k(trainer, current):
             return True
-        same = self.save_top_k == 1 and bool(current == self.best_model_score)
         # A metric may differ from rank to rank, and all must save or none.
+        same = self.save_top_k == 1 and bool(current == self.best_model_score)
         return bool(trainer.strategy.reduce_boolean_decision(same))
 
     def format_checkpoint_name(
@@ -177,7 +177,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Begins, unless it would write over what another run has learnt."""
         super().on_train_start(trainer, pl_module)
         self._check_that_none_is_lost(trainer)
-        self._inside_an_epoch = self._ends_with_the_step = False
+        self._inside_an_epoch, self._ends_with_the_step, self._last_global_step_saved = False, False, 0
 
     def _check_that_none_is_lost(self, trainer: Trainer) -> None:
         there = Path(self.dirpath or ".", f"{LAST}.ckpt")
@@ -198,7 +198,9 @@ class LastCheckpoint(ModelCheckpoint):
         """Saves if it is time, or behind the next batch that allows it; and where the run ends inside an epoch."""
         self._let_the_step_end(trainer)
         if may_pause(trainer, batch_idx):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            # By the clock ranks decide together, for which each waits for its GPU.
+            if self.save_on_exception or trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0:
+                super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._save_if_it_ends_here(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -227,12 +229,11 @@ class LastCheckpoint(ModelCheckpoint):
         if not inside:
             super().on_train_epoch_end(trainer, pl_module)
         elif trainer.is_global_zero and isinstance(trainer.strategy.checkpoint_io, TorchCheckpointIO):
-            path = self.best_model_path
             # What this process has just written may hold more than data.
-            content = torch.load(path, map_location="cpu", weights_only=False)
+            content = torch.load(self.best_model_path, map_location="cpu", weights_only=False)
             for callback in trainer.checkpoint_callbacks:
                 content["callbacks"][callback.state_key] = callback.state_dict()
-            trainer.strategy.checkpoint_io.save_checkpoint(content, path)
+            trainer.strategy.checkpoint_io.save_checkpoint(content, self.best_model_path)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes nothing over: its file has a name that never changes.

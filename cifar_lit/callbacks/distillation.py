@@ -55,10 +55,8 @@ class Distillation(Callback):
             raise UserError(f"weight is {weight}: give the teacher's share of the loss, from 0 to 1.")
         if temperature <= 0:
             raise UserError(f"temperature is {temperature}: give a number above 0.")
-        self.teacher = str(teacher)
-        self.path = expanded(teacher)
-        self.weight = weight
-        self.temperature = temperature
+        self.teacher, self.path = str(teacher), expanded(teacher)
+        self.weight, self.temperature = weight, temperature
         self._teacher: Classifier | None = None
         # In this fit, by a batch; None before the first.
         self._is_asked: bool | None = None
@@ -67,8 +65,11 @@ class Distillation(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a module without the loss, before anything else is done."""
-        if stage == "fit" and not isinstance(pl_module, Classifier):
-            raise UserError(f"Distillation changes the loss of a Classifier, which {type(pl_module).__name__} is not.")
+        if stage == "fit":
+            self._begun_with = None  # of a run that was tested, or gone on with, before
+            if not isinstance(pl_module, Classifier):
+                name = type(pl_module).__name__
+                raise UserError(f"Distillation changes the loss of a Classifier, which {name} is not.")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the teacher, puts it where the network is and into its loss, and a copy of it into the run's folder."""

@@ -29,8 +29,8 @@ class Pending:
 class FiniteLoss(Callback):
     """Stops a run when its loss is NaN or infinite, and lets no checkpoint be saved after that.
 
-    On a CPU it stops before the loss changes the weights. On a GPU, training never waits for it: the loss is looked at
-    when it has arrived, a few steps later.
+    On a CPU it stops before the loss changes the weights. Training on an NVIDIA GPU never waits for it: the loss is
+    looked at when it has arrived, a few steps later. On others each step waits, which ``stop`` spares them.
 
     Args:
         stop: Stop the run. Otherwise it goes on, whatever comes of it.
@@ -42,8 +42,9 @@ class FiniteLoss(Callback):
         self._group: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets the optimizer of a fit before."""
+        """Forgets the optimizer of a fit before, and losses that were on their way when it ended."""
         self._group = None
+        self._pending.clear()
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Looks at the loss, float ()."""
@@ -55,10 +56,13 @@ class FiniteLoss(Callback):
         while self._pending and (len(self._pending) > PENDING or self._pending[0].loss.arrived):
             self._check_oldest()
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Waits for the last losses."""
+        self._check_all()
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Waits for all losses so far, and looks at the weights: none that are no numbers are saved."""
-        while self._pending:
-            self._check_oldest()
+        self._check_all()
         # A step may spoil them behind a loss that was still a number.
         weights = [weight.detach() for weight in pl_module.parameters()]
         if self.stop and weights and not torch.stack([weight.isfinite().all() for weight in weights]).all():
@@ -66,6 +70,10 @@ class FiniteLoss(Callback):
                 f"Weights are no numbers any more behind step {trainer.global_step:,}, and are not saved: lower "
                 f"--model.optimizer.lr; --finite_loss.stop=false trains on regardless."
             )
+
+    def _check_all(self) -> None:
+        while self._pending:
+            self._check_oldest()
 
     def _check_oldest(self) -> None:
         oldest = self._pending.popleft()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class OnHost:
-    """A number on its way from a GPU to the host; elsewhere it is there at once.
+    """A number on its way from an NVIDIA GPU to the host; of other devices it is waited for.
 
     Args:
         number: ().

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.accuracy import QUIET
 from cifar_lit.callbacks import distillation
+from cifar_lit.callbacks.checkpoint import LastCheckpoint
 from cifar_lit.callbacks.distillation import Distillation
 from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.cli import main
@@ -405,6 +406,23 @@ def test_a_teacher_whose_file_is_replaced_is_the_one_that_was_read(
     assert callback._teacher is not None
     weights = torch.load(BytesIO(expected), weights_only=True)["state_dict"]
     assert all(torch.equal(value, weights[name]) for name, value in callback._teacher.state_dict().items())
+
+
+def test_a_new_fit_may_have_another_teacher_than_the_run_that_was_tested(tmp_path: Path) -> None:
+    path = Path(a_teacher(tmp_path / "teacher.ckpt"))
+    callback, last = Distillation(path), LastCheckpoint()
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    options: dict[str, Any] = {"default_root_dir": tmp_path, "max_epochs": 1, "limit_train_batches": 1}
+    options |= {"limit_val_batches": 1, "limit_test_batches": 1}
+    trainer = Trainer(accelerator="cpu", callbacks=[callback, last], **options, **quiet)
+    data, student = DigitsDataModule(val_size=0.1), DepthwiseNet(**SMALL)
+    trainer.fit(student, datamodule=data)
+    trainer.test(student, datamodule=data, ckpt_path=last.best_model_path, verbose=False)
+    other = a_teacher(tmp_path / "other.ckpt", seed=1)
+    shutil.copy(other, path)
+    trainer = Trainer(accelerator="cpu", callbacks=[callback, last], **options, **quiet)
+    trainer.fit(student, datamodule=data)
+    assert callback.state_dict()["teacher"] == sha256(Path(other).read_bytes()).hexdigest()
 
 
 class StepOfItsOwn(DepthwiseNet):

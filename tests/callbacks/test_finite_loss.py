@@ -121,3 +121,10 @@ def test_a_loss_on_a_gpu_is_looked_at_when_it_has_arrived(monkeypatch: pytest.Mo
     watch.on_before_backward(run, module, OnGpu(float("inf")))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="inf in step 4"):
         watch.on_save_checkpoint(run, module, {})  # type: ignore[arg-type]
+    watch.on_before_backward(run, module, OnGpu(float("inf")))  # type: ignore[arg-type]
+    # Another fit is not ended by what this one left behind; but this one by its last loss.
+    watch.on_train_start(run, module)  # type: ignore[arg-type]
+    watch.on_train_end(run, module)  # type: ignore[arg-type]
+    watch.on_before_backward(run, module, OnGpu(float("inf")))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="inf in step 4"):
+        watch.on_train_end(run, module)  # type: ignore[arg-type]
