@@ -25,6 +25,9 @@ from cifar_lit.parser_reports import parsing_problem, shown, single
 RANK_LOST = re.compile(r"Connection (closed|reset) by|Connection was likely closed|remote process exited|Broken pipe")
 # PyTorch's words about a weight, and Lightning's about a run's length.
 SIZES_DIFFER = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[.*?\])\).*?torch\.Size\((\[.*?\])\)")
+# Files that text is read by, and those that read settings.
+OF_PYTHON = re.compile(r"codecs|pathlib")
+OF_PARSER = re.compile(r"[/\\](jsonargparse|yaml|omegaconf|fsspec)[/\\]")
 EPOCHS_OVER = re.compile(r"current_epoch=\d+, but you have set Trainer\(max_epochs=(\d+)\)")
 # How long a further process waits for the first one to say what is wrong.
 FIRST_RANK_SECONDS = 20.0
@@ -170,7 +173,9 @@ def one_line(error: BaseException) -> str:
             "cifar-lit: The connection to another process of this run is lost: see above what it said. Go on with "
             "--ckpt_path last."
         )
-    if isinstance(error, UnicodeDecodeError):
+    # What read it, behind what Python itself does.
+    reader = next((frame.filename for frame in reversed(frames) if not OF_PYTHON.search(frame.filename)), "")
+    if isinstance(error, UnicodeDecodeError) and OF_PARSER.search(reader):
         return f"cifar-lit: A settings file is no UTF-8 text ({error}): save it as UTF-8."
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"cifar-lit: {kind}{place}: {shown(str(error))} ({TRACEBACK_VARIABLE}=1 shows the whole traceback)"

@@ -59,14 +59,21 @@ def files_below(folder: Path, within: str, pattern: str) -> list[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file, or leaves what was there: never half of it.
+    """Writes a file, or leaves what was there: never half of it. Of a link that which it leads to.
+
+    What is there and no file, such as a pipe or /dev/stdout, is written to.
 
     Raises:
         UserError: It cannot be written.
     """
-    with writing(path), replacing(path) as file:
-        # surrogateescape: names of files need not be text.
-        file.write(content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape"))
+    # surrogateescape: names of files need not be text.
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
+    with writing(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(data)
+            return
+        with replacing(path.resolve() if path.is_symlink() else path) as file:
+            file.write(data)
 
 
 @contextlib.contextmanager

@@ -32,6 +32,13 @@ def can_use(accelerator: str) -> bool:
     return found.get(accelerator, True)
 
 
+def count_devices(accelerator: str) -> int:
+    """How many devices a trainer's ``accelerator`` finds here; a CPU is one, whatever its number of processes."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.device_count()
+    return 1
+
+
 def _cpu_has_bfloat16() -> bool:
     # oneDNN also takes bfloat16 on processors that only emulate it, which is slower than float32: ask for the
     # instructions themselves.

@@ -103,7 +103,7 @@ class CifarTrainer(Trainer):
 
         Args:
             model: The model.
-            datamodule: The data; only its image size is asked for, where no checkpoint tells it.
+            datamodule: The data; only its image size is asked for. Without one it is the checkpoint's.
             format: text for the terminal, or markdown, csv or json.
             output: File to write to instead of the terminal.
             max_params: Most trainable parameters allowed; more end the command with exit code 1.
@@ -112,8 +112,10 @@ class CifarTrainer(Trainer):
             ckpt_path: A checkpoint whose run's settings to take, where no --config is given: a file, a run's folder, or
                 best or last of the newest run.
         """
-        kept = data_in(load_checkpoint(self._meant(ckpt_path))) if ckpt_path is not None else None
-        size = (kept or {}).get("image_size", getattr(datamodule, "image_size", 32))
+        size = getattr(datamodule, "image_size", None)
+        if size is None:
+            kept = data_in(load_checkpoint(self._meant(ckpt_path))) if ckpt_path is not None else None
+            size = (kept or {}).get("image_size", 32)
         output = expanded(output) if output is not None else None
         summarize(model, size, format, output, max_params, min_receptive_field)
 
@@ -195,13 +197,15 @@ class CifarTrainer(Trainer):
                 GradCAM, or that of the run's panel (--gradcam.method).
         """
         if images is None:
-            if overlays or output_dir is not None:
+            if overlays or output_dir is not None or method is not None:
                 raise UserError(
-                    "--overlays and --output_dir are for one's own pictures: give --images. Predictions of the test "
-                    "images go to the run's folder."
+                    "--overlays, --method and --output_dir are for one's own pictures: give --images. Predictions of "
+                    "the test images go to the run's folder."
                 )
             file = self._of_folder(ckpt_path)
             return super().predict(model, dataloaders, datamodule, return_predictions, file, weights_only)
+        if method is not None and not overlays:
+            raise UserError(f"{method} is drawn on overlays: give --overlays, or leave --method out.")
         assert model is not None
         checkpoint = self._meant(ckpt_path or BEST)
         folder = _folder(output_dir, checkpoint, "pictures")

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,17 @@ def test_any_file_that_a_full_disk_has_no_room_for_is_named(small_disk: Path) ->
     with pytest.raises(UserError, match=r"Cannot write .*/table\.csv \(No space left on device\): make room"):
         write_atomically(small_disk / "table.csv", "0" * 100_000)
     assert not list(small_disk.iterdir())
+
+
+def test_a_link_stays_and_what_is_no_file_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.csv").write_text("before")
+    (tmp_path / "table.csv").symlink_to("elsewhere.csv")
+    write_atomically(tmp_path / "table.csv", "now")
+    assert (tmp_path / "table.csv").is_symlink()
+    assert (tmp_path / "elsewhere.csv").read_text() == "now"
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        write_atomically(tmp_path / "pipe", "through it")
+        assert read.result() == "through it"
+    assert (tmp_path / "pipe").is_fifo()

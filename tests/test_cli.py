@@ -33,6 +33,7 @@ from cifar_lit.callbacks.checkpoint import LastCheckpoint
 from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.cli import DEFAULTS, CifarCLI, main
 from cifar_lit.commands.evaluation import gather_provenance
+from cifar_lit.commands.run_settings import suit
 from cifar_lit.console import hush_libraries, one_line
 from cifar_lit.data import CIFAR10DataModule, DigitsDataModule
 from cifar_lit.data.image_folder import decode
@@ -206,6 +207,13 @@ def test_a_run_on_several_machines_with_its_own_checkpoints_is_looked_at_on_one(
     assert "test/accuracy" in capsys.readouterr().out
     # By the method of its panels.
     assert "(HiResCAM, <span" in (run / "explain" / "report.html").read_text(encoding="utf-8")
+    # By as many processes as it had, which one does as well.
+    config["trainer"] |= {"devices": 3, "strategy": "ddp"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with monkeypatch.context() as patch:
+        patch.setattr("pytorch_lightning.strategies.launchers.subprocess_script.subprocess.Popen", None)
+        main(["test"])
+    assert "test/accuracy" in capsys.readouterr().out
     # On as many GPUs as it had, which need not be here.
     config["trainer"] |= {"devices": 64, "accelerator": "gpu", "strategy": "fsdp"}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -219,6 +227,47 @@ def test_a_run_on_several_machines_with_its_own_checkpoints_is_looked_at_on_one(
     assert "Wrote 1 prediction to" in printed
     # It computes in float32, whatever the run did.
     assert "Precision" not in printed
+
+
+@pytest.mark.parametrize(
+    ("had", "here", "asked", "expected"),
+    [
+        ({"devices": 4, "strategy": "ddp"}, 2, [], (1, "auto")),
+        ({"devices": "0,3", "strategy": "ddp"}, 2, [], (1, "auto")),
+        ({"devices": [3], "strategy": "ddp"}, 2, [], (1, "auto")),
+        ({"devices": 2, "strategy": "ddp"}, 2, [], (2, "ddp")),
+        ({"devices": "2", "strategy": "ddp"}, 2, [], ("2", "ddp")),
+        ({"devices": -1, "strategy": "ddp"}, 2, [], (-1, "ddp")),
+        ({"devices": "auto", "strategy": "auto"}, 2, [], ("auto", "auto")),
+        ({"devices": 4, "strategy": "ddp"}, 2, ["--trainer.devices=4"], (4, "auto")),
+        ({"devices": 4, "strategy": "ddp"}, 2, ["--config=other.yaml"], (4, "ddp")),
+    ],
+)
+def test_as_many_devices_as_a_run_had_need_not_be_here(
+    had: dict[str, Any],
+    here: int,
+    asked: list[str],
+    expected: tuple[Any, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
+    settings = dict_to_namespace({"trainer": {"accelerator": "auto", **had}, "method": None, "images": None})
+    suit(settings, "test", None, asked)
+    assert (settings.trainer.devices, settings.trainer.strategy) == expected
+    # A launcher has begun as many as it was told to.
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    settings = dict_to_namespace({"trainer": {"accelerator": "auto", **had}, "method": None, "images": None})
+    suit(settings, "test", None, asked)
+    assert (settings.trainer.devices, settings.trainer.strategy) == (had["devices"], had["strategy"])
+
+
+def test_only_of_a_settings_file_is_it_said_that_it_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes("Grün".encode("latin-1"))
+    with pytest.raises(UnicodeDecodeError) as caught:
+        (tmp_path / "latin.csv").read_text(encoding="utf-8")
+    assert "settings" not in one_line(caught.value)
+    assert "UnicodeDecodeError" in one_line(caught.value)
 
 
 def test_a_best_epoch_that_the_test_split_chose_is_said_to_be_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -598,6 +647,8 @@ def test_a_summary_and_ones_own_pictures_need_no_data(capsys: pytest.CaptureFixt
     main(["summary"])
     assert "3×16×16" in capsys.readouterr().out
     assert "no folder" in failure(capsys, "summary", "--data.root=gone")
+    main(["summary", "--data.image_size=32", "--data.root=own"])
+    assert "3×32×32" in capsys.readouterr().out
     main(["predict", "--images=own", "--overlays=true", "--method=HiResCAM"])
     (table,) = Path().rglob("predictions.csv")
     assert table.read_text().startswith("file,predicted,probability,second,third,p_cat,p_dog,p_eel\n")
@@ -627,6 +678,11 @@ def test_ones_own_pictures_are_of_the_size_of_ones_own_data(monkeypatch: pytest.
     fit("--data=small.Small", "--data.val_size=3")
     main(["predict", "--images=images"])
     assert sizes == {16}
+    sizes.clear()
+    fit("--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=3")
+    # Unless another one is asked for.
+    main(["predict", "--images=images", "--data.image_size=24"])
+    assert sizes == {24}
 
 
 def test_without_a_logger_no_run_writes_over_another_ones_last_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
@@ -717,8 +773,12 @@ def test_a_network_of_other_classes_than_the_datas_is_refused(
     main(["fit", "--model=fixed.Fixed", *common, "--trainer.max_epochs=1"])
     assert "10, and ImageFolderDataModule has 3: it trains, but `predict` and" in capsys.readouterr().out
     main(["test"])
-    for command in ("predict", "explain"):
-        assert "num_classes 10, and ImageFolderDataModule has 3: let its" in failure(capsys, command)
+    for command in ("predict", "explain", "export --format=torch"):
+        assert "num_classes 10, and ImageFolderDataModule has 3: let its" in failure(capsys, *command.split())
+    assert not [*Path("lightning_logs").rglob("model.*")]
+    said = failure(capsys, "predict", "--images=images/test")
+    assert "Fixed tells 10 classes apart, and its data had 3: there are no names for all." in said
+    assert not [*Path("lightning_logs").rglob("pictures/*.*")]
 
 
 def test_runs_that_begin_at_once_have_a_folder_each(tmp_path: Path) -> None:
@@ -829,10 +889,28 @@ def test_explain_with_a_config_takes_that_recipes_best_checkpoint(capsys: pytest
     assert (run / "explain" / "report.html").is_file()
 
 
+def test_explain_looks_at_the_whole_test_split(capsys: pytest.CaptureFixture[str]) -> None:
+    # Also where its run was only tried out.
+    run = fit("--trainer.limit_test_batches=1", "--trainer.limit_predict_batches=1")
+    main(["explain", "--limit=3"])
+    assert "of 359 images" in capsys.readouterr().out
+    report = (run / "explain" / "report.html").read_bytes()
+    for option in (
+        "--trainer.limit_predict_batches=0",
+        "--trainer.limit_test_batches=2",
+        "--trainer.fast_dev_run=true",
+    ):
+        said = failure(capsys, "explain", option)
+        assert "about the whole test split: leave limit_test_batches and limit_predict_batches out" in said
+    assert (run / "explain" / "report.html").read_bytes() == report
+
+
 def test_options_of_pictures_are_refused_without_pictures(capsys: pytest.CaptureFixture[str]) -> None:
     fit()
-    for option in ("--overlays", "--output_dir=out"):
+    for option in ("--overlays", "--output_dir=out", "--method=HiResCAM"):
         assert "are for one's own pictures: give --images" in failure(capsys, "predict", option)
+    said = failure(capsys, "predict", "--images=.", "--method=HiResCAM")
+    assert "HiResCAM is drawn on overlays: give --overlays, or leave --method out" in said
 
 
 def test_a_run_that_stopped_by_the_wrong_mode_can_be_tested() -> None:

@@ -21,6 +21,9 @@ from cifar_lit.explain.scoring import Predictions
 from cifar_lit.identity import fingerprint
 from cifar_lit.plain import class_path_of
 
+#: A trainer's attributes that leave test images out.
+LIMITS = ("limit_test_batches", "limit_predict_batches")
+
 
 @runtime_checkable
 class ImageData(Protocol):
@@ -117,10 +120,13 @@ def evaluate(trainer: Trainer, model: LightningModule, datamodule: LightningData
         datamodule: An `ImageDataModule`.
 
     Raises:
-        UserError: The data module is of another kind, the trainer has several devices, or logits are no numbers or of
-            other classes.
+        UserError: The data module is of another kind, the trainer has several devices or is to leave images out, or
+            logits are no numbers or of other classes.
     """
     data = image_data(datamodule)
+    # A folder's images come class by class: the first are no sample. And what is written has the place of the whole.
+    if any(getattr(trainer, limit) != 1 for limit in LIMITS) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise UserError(f"This command is about the whole test split: leave {' and '.join(LIMITS)} out.")
     if trainer.world_size > 1:
         raise UserError(f"{trainer.world_size} devices are too many for this command: give --trainer.devices=1.")
     batches = trainer.predict(_Logits(model), datamodule=datamodule)

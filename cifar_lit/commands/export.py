@@ -15,6 +15,7 @@ from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
 from cifar_lit.checkpoint_content import load_checkpoint
+from cifar_lit.classes import check_classes
 from cifar_lit.commands.evaluation import gather_provenance, image_data, load_weights, normalised_images
 from cifar_lit.commands.learnt_data import preprocessing_in, take_learnt
 from cifar_lit.console import say
@@ -77,8 +78,8 @@ def export(
         output_format: ``onnx``, ``torch`` for torch.export, or ``both``.
 
     Raises:
-        UserError: A package is missing, the checkpoint is of another architecture, there are no images to check with,
-            or a file disagrees with the checkpoint; a file that was there before then stays.
+        UserError: A package is missing, the checkpoint is of another architecture or number of classes, there are no
+            images to check with, or a file disagrees with the checkpoint; a file that was there before then stays.
     """
     missing = [name for name in NEEDED_FOR_ONNX if find_spec(name) is None]
     if missing and output_format != "torch":
@@ -100,6 +101,7 @@ def export(
     # Compiling for a few batches takes longer than they do.
     with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
         expected: Logits = torch.cat([model(images[batch]) for batch in batches]).numpy()
+    check_classes(type(model).__name__, expected.shape[1], data, "predict")
 
     said: list[str] = []
     network = PixelClassifier(normalize, model).eval()

@@ -65,8 +65,8 @@ def predict_pictures(
         method: Of `class_activation_maps`.
 
     Raises:
-        UserError: There are no pictures, or one alone cannot be read; or, after everything else was written, some
-            could not be read.
+        UserError: There are no pictures, or one alone cannot be read; the network tells other classes apart than have
+            names; or, after everything else was written, some pictures could not be read.
     """
     check_method(method)
     target = cam_target_of(model) if overlays is not None else None
@@ -92,7 +92,13 @@ def predict_pictures(
         # Compiling is for training: here it would take longer than the pictures.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             logits = model(images).float()
-            probabilities = logits.softmax(dim=1).numpy()
+        if logits.shape[1] != len(class_names):
+            # As a network may have been trained: see `check_classes`.
+            raise UserError(
+                f"{type(model).__name__} tells {logits.shape[1]} classes apart, and its data had {len(class_names)}: "
+                "there are no names for all."
+            )
+        probabilities = logits.softmax(dim=1).numpy()
         if np.isnan(probabilities).any():
             lost = [file for file, of_file in zip(batch, probabilities, strict=True) if np.isnan(of_file).any()]
             raise UserError(f"The network's output for {_counted(lost, folder)} is no number: training diverged.")
@@ -130,7 +136,11 @@ def predict_pictures(
 
 def _remove_overlays(table: Path, place: Path, kept: set[str]) -> None:
     """Removes those of the pictures that a run before has in its table: they would mix with those of now."""
-    with contextlib.suppress(OSError, UnicodeError, csv.Error), table.open(newline="", encoding="utf-8") as lines:
+    # As it is written: names of files need not be text.
+    with (
+        contextlib.suppress(OSError, UnicodeError, csv.Error),
+        table.open(newline="", encoding="utf-8", errors="surrogateescape") as lines,
+    ):
         for name in {row.get("file") or "" for row in csv.DictReader(lines)} - kept:
             path = place / f"{name}.png"
             # A table may say anything.

@@ -1,5 +1,6 @@
 """What commands that do not train make of a run's settings: it may have had what is not here, and is not needed."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from cifar_lit.checkpoint_content import data_in, is_chosen_by_test, load_checkp
 from cifar_lit.commands.learnt_data import preprocessing_in, stand_in_for_data
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
-from cifar_lit.precision import can_use
+from cifar_lit.precision import can_use, count_devices
 from cifar_lit.runs import LAST
 
 MEASURES = ("validate", "test", "explain")
@@ -63,7 +64,10 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
         asked = _names(arguments, "--data", "--config", "-c")
         # The run's own may be gone, or with the colleague who trained it.
         if pictures or (settings.data is not None and not asked and data_in(content) is not None):
-            settings.data = dict_to_namespace(stand_in_for_data(content))
+            stand_in = stand_in_for_data(content)
+            if _names(arguments, *(f"--data.{prefix}image_size" for prefix in ("", "init_args."))):
+                stand_in["init_args"]["image_size"] = settings.data.init_args.image_size
+            settings.data = dict_to_namespace(stand_in)
     trainer = settings.trainer
     if pictures or command in IN_ONE_PROCESS:
         # Without what only training needs, such as a run's own ModelCheckpoint. Of pictures nothing is logged: the
@@ -72,11 +76,32 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
         trainer.devices, trainer.num_nodes, trainer.strategy = 1, 1, "auto"
         if command != "explain":
             trainer.accelerator, trainer.precision = "cpu", None
-    # The run may have been elsewhere. Whoever asks for a GPU, or gives a config, means it.
-    meant = command == "fit" or _names(arguments, "--trainer.accelerator", "--config", "-c")
-    if not meant and not can_use(str(trainer.accelerator)):
+    # Whoever gives a config means it.
+    if command != "fit" and not _names(arguments, "--config", "-c"):
+        _suit_machine(trainer, arguments)
+        if command == "explain" and not _names(arguments, "--trainer.limit_", "--trainer.fast_dev_run"):
+            # A run that was only tried out is looked at as a whole, too.
+            trainer.limit_test_batches = trainer.limit_predict_batches = None
+    if (command == "explain" or (pictures and settings.overlays)) and settings.method is None:
+        settings.method = settings.gradcam.method
+
+
+def _suit_machine(trainer: Any, arguments: Sequence[str]) -> None:
+    """The run may have been on a larger machine than this one; what the command line asks for is meant."""
+    elsewhere = not can_use(str(trainer.accelerator)) and not _names(arguments, "--trainer.accelerator")
+    if elsewhere:
         trainer.accelerator = "auto"
+    # A launcher has begun as many processes as it was told to.
+    fewer = "WORLD_SIZE" not in os.environ and count_devices(str(trainer.accelerator)) < _count(trainer.devices)
+    if elsewhere or fewer:
         trainer.devices = trainer.devices if _names(arguments, "--trainer.devices") else 1
         trainer.strategy = trainer.strategy if _names(arguments, "--trainer.strategy") else "auto"
-    if command in ("explain", "predict") and settings.method is None:
-        settings.method = settings.gradcam.method
+
+
+def _count(devices: Any) -> int:
+    """How many devices there must be for a trainer's ``devices``: a number, their numbers from 0, or all there are."""
+    numbers = devices.split(",") if isinstance(devices, str) and "," in devices else devices
+    if isinstance(numbers, (list, tuple)):
+        return 1 + max((int(number) for number in numbers if str(number).strip()), default=0)
+    # "auto" and -1 are all there are.
+    return max(int(devices), 1) if str(devices).lstrip("-").isdigit() else 1

@@ -202,6 +202,10 @@ def test_names_that_are_no_text(run: Run, folder: Path, capsys: pytest.CaptureFi
     rows = predict(run, folder, folder.parent / "table.csv", overlays=folder.parent / "cam")
     assert [row[0] for row in rows[1:]] == ["b\udcff.png", "grün, \n.png"]
     assert "c�.txt" in capsys.readouterr().out
+    # And what a run before made of others goes.
+    (folder / "grün, \n.png").unlink()
+    predict(run, folder, folder.parent / "table.csv", overlays=folder.parent / "cam")
+    assert [path.name for path in (folder.parent / "cam").iterdir()] == ["b\udcff.png.png"]
 
 
 def test_overlays_lie_beside_the_enlarged_image(run: Run, folder: Path) -> None:
