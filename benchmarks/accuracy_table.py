@@ -64,7 +64,9 @@ def with_header(text: str, recipe: str, cost: str, results: Sequence[dict[str, A
     if not results and files not in text and f"Accuracy: {UNKNOWN}" not in text:
         return text
     is_reference = recipe.startswith("reference/")
-    spent = f", {cost}" if is_reference and cost != UNKNOWN else ""
+    # A timed epoch's machine may not be theirs.
+    alone = any(result.get("at_once", 1) == 1 for result in results)
+    spent = f", {cost}" if is_reference and alone and cost != UNKNOWN else ""
     # The command above it holds some out.
     trained = "" if is_reference else "trained on all 50,000 "
     runs = f"{seeds(results)}{spent}; {command(recipe, results)}; {files}" if results else ""

@@ -13,25 +13,33 @@ activation functions for nothing (`traffic`). Where caches hold a whole batch, l
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.accuracy import all_settings_of, file_of, teacher_of
-from benchmarks.measure import REPOSITORY, noise, now, origin, parser, read, run, save
+from benchmarks.measure import (
+    DTYPES,
+    REPOSITORY,
+    median_seconds,
+    noise,
+    operations_a_second,
+    origin,
+    parser,
+    read,
+    run,
+    save,
+)
 from cifar_lit.console import hush_libraries
 from cifar_lit.explain.layers import LayerTable, network_table
 
 CONFIGS = REPOSITORY / "configs"
 DEFAULT = ("resnet20", "resnet18", "dilated_separable", "depthwise", "speed")
 EPOCH = 50_000
-DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 # A matrix's side and a copy's bytes: large enough for the device's full speed, and beyond its caches.
 SIDE = {"cpu": 2048, "cuda": 8192}
 COPY = {"cpu": 2**28, "cuda": 2**31}
-REPEATS = 10
 # Forwards twice the multiply-adds of a layer; backwards the same for its input and again for its weights.
 FORWARDS = 2
 OPERATIONS_A_MULTIPLY_ADD = FORWARDS * 3
@@ -69,27 +77,11 @@ def _numel(size: Sequence[int]) -> int:
     return torch.Size(size).numel()
 
 
-def operations_a_second(device: torch.device, dtype: torch.dtype) -> float:
-    """The machine's speed of multiplying matrices of random numbers, in floating-point operations a second."""
-    side = SIDE[device.type]
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / _median_seconds(lambda: a @ b)
-
-
 def bytes_a_second(device: torch.device) -> float:
     """The machine's speed of copying memory: bytes read and bytes written."""
     source = torch.randint(256, (COPY[device.type],), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * source.numel() / _median_seconds(lambda: target.copy_(source))
-
-
-def _median_seconds(work: Callable[[], Tensor]) -> float:
-    seconds = []
-    for _ in range(REPEATS + 1):
-        begun = now()
-        work()
-        seconds.append(now() - begun)
-    return statistics.median(seconds[1:])
+    return 2 * source.numel() / median_seconds(lambda: target.copy_(source))
 
 
 def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int, images: int) -> dict[str, Any]:
@@ -118,7 +110,7 @@ def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int,
     rates = [seconds / seen for seconds, seen in zip(clock.epochs[1:], clock.images[1:], strict=True)]
     device, dtype = cli.trainer.strategy.root_device, DTYPES[cli.trainer.precision]
     table, batch_size = network_table(cli.model, 32), cli.datamodule.batch_size
-    operations, copied = operations_a_second(device, dtype), bytes_a_second(device)
+    operations, copied = operations_a_second(device, dtype, SIDE[device.type]), bytes_a_second(device)
     parameters = EPOCH / batch_size * BYTES_A_PARAMETER * table.trainable_parameters
     needed = {
         "compute": EPOCH * (OPERATIONS_A_MULTIPLY_ADD * table.macs + answers) / operations,

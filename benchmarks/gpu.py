@@ -13,9 +13,11 @@ written after each. FIT OPTIONS go to the runs of `accuracy`.
 - race: configs/speed_gpu.yaml and the program airbench94_muon.py (https://github.com/KellerJordan/cifar10-airbench),
   unchanged, on the same images and in turn, each in one network that it has compiled and trained once before. Their
   clocks run from the whitening of the first layer to the last view at test time. Ours has airbench's batches, epochs
-  and rates, is compiled, and writes no log and no checkpoints, as airbench does not; airbench's clock stands still
-  while it evaluates after each epoch, where ours does not evaluate. It compiles for minutes (beside an H200, on 16
-  cores, for more than 200 s): a part that is asked for alone, as with `--parts race`, has all the time.
+  and rates (but for the biases behind the whitening, whose rate is gone when they are frozen; ours falls as the
+  others'), is compiled, and writes no log and no checkpoints, as airbench does not; airbench's clock stands still while
+  it evaluates after each epoch, where ours does not evaluate. How far apart their accuracies are, with the standard
+  error, is in the result, too: who is faster and less right has not won. It compiles for minutes (beside an H200, on
+  16 cores, for more than 200 s): a part that is asked for alone, as with `--parts race`, has all the time.
 - accuracy: `benchmarks.accuracy` of the recipes that others are compared with, compiled, two at a time, for as long as
   there is time, which the other parts as a rule leave none of: `--parts accuracy`. What was cut off goes on in the next
   call. More at a time only take turns.

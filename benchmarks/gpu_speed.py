@@ -1,9 +1,11 @@
 """The part of `benchmarks.gpu` that races configs/speed_gpu.yaml against the record's own program."""
 
 import importlib.util
+import math
+import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -142,4 +144,16 @@ def _alternate(contenders: dict[str, Run], seeds: int) -> Part:
         if len(contenders) > 1:
             ours, theirs = (figures[name]["median_seconds"] for name in ("speed", "airbench"))
             figures["speed_over_airbench"] = round(ours / theirs, 3)
+            figures["accuracy_over_airbench"] = _difference(
+                [run.get("accuracy_multi_view", math.nan) for run in runs["speed"]],
+                [run["accuracy_with_views"] for run in runs["airbench"]],
+            )
         yield figures
+
+
+def _difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float | None]:
+    """How many points our mean accuracy lies above theirs, and its standard error, which takes two runs of each."""
+    points = statistics.mean(ours) - statistics.mean(theirs)
+    several = min(len(ours), len(theirs)) > 1
+    error = math.sqrt(sum(statistics.variance(one) / len(one) for one in (ours, theirs))) if several else None
+    return {"points": round(points, 3), "standard_error": error if error is None else round(error, 3)}

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,9 @@ from cifar_lit.precision import choose_precision
 
 REPOSITORY = Path(__file__).parent.parent
 RESULTS = Path(__file__).with_name("results")
+DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
+# Times a piece of work is timed, after once that does not count; and side of a matrix that takes a moment of that.
+REPEATS, SHORT_SIDE = 10, 1024
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "albumentations", "numpy")
 # Names the commit where what is measured is a copy without git.
 COMMIT_VARIABLE = "CIFAR_LIT_COMMIT"
@@ -194,15 +198,42 @@ def ratio(speeds: Mapping[str, list[float]], a: str, b: str) -> float:
     return statistics.median(x / y for x, y in zip(speeds[a], speeds[b], strict=True))
 
 
+def median_seconds(work: Callable[[], torch.Tensor]) -> float:
+    """Of a piece of work, done again and again."""
+    seconds = []
+    for _ in range(REPEATS + 1):
+        begun = now()
+        work()
+        seconds.append(now() - begun)
+    return statistics.median(seconds[1:])
+
+
+def operations_a_second(device: torch.device, dtype: torch.dtype, side: int) -> float:
+    """The machine's speed of multiplying matrices of random numbers, in floating-point operations a second.
+
+    Args:
+        device: Of the machine.
+        dtype: Of the numbers.
+        side: Of the matrices.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (torch.randn(side, side, device=device, generator=generator).to(dtype) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: a @ b)
+
+
 def machine() -> dict[str, Any]:
     """The machine, in words."""
-    cpu = platform.processor() or platform.machine()
+    cpu: dict[str, Any] = {"cpu": platform.processor() or platform.machine()}
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
+        # Several generations may have one name; then it is numbers that tell them apart.
+        named = {"cpu": "model name", "cpu_family": "cpu family", "cpu_model": "model", "cpu_stepping": "stepping"}
+        parts = (line.partition(":") for line in info.read_text().splitlines())
+        told = {key.strip(): value.strip() for key, _, value in parts}
+        cpu.update({name: told[key] for name, key in named.items() if key in told})
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "cpu": cpu,
+        **cpu,
         "threads": torch.get_num_threads(),
         # What `fit` computes in unless told otherwise. A CPU without bfloat16 takes three times as long.
         "precision": choose_precision("auto")[0],
@@ -235,11 +266,15 @@ def read(file: Path) -> Any:
 
 def origin() -> dict[str, Any]:
     """Where a figure comes from: command, date, commit, machine and versions."""
+    cpu_dtype = DTYPES[choose_precision("cpu")[0]]
     return {
-        "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        # As a shell takes it: an option may hold spaces.
+        "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "machine": machine(),
+        # How fast its CPU is at this moment: on a shared one, days differ by more than a factor of 2.
+        "cpu_tflops": round(operations_a_second(torch.device("cpu"), cpu_dtype, SHORT_SIDE) / 1e12, 3),
         "versions": {package: version(package) for package in PACKAGES},
     }
 

@@ -1,5 +1,6 @@
 """A callback that times the parts of every training step, by the host's clock: for `benchmarks.step_parts`."""
 
+import math
 import time
 from collections import defaultdict
 from typing import Any
@@ -10,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from cifar_lit.errors import UserError
 
-# Of an epoch: steps that bring it to speed, and steps at its end that a profiler watches.
+# Of an epoch: steps that bring it to speed, and how many at its end a profiler watches, at least.
 WARM_UP, PROFILED = 5, 10
 
 
@@ -21,11 +22,14 @@ class StepClock(Callback):
         seconds: By part, of every step of the last epoch that counts: ``batch`` (fetched and augmented), ``forward``
             (with loss and scores), ``zero_grad``, ``backward``, ``optimizer`` (with gradient clipping, the schedule and
             what callbacks of the recipe, such as EMA, do behind a step; that of others is of the next one's ``batch``).
-        profiled: What the profiler saw in the last steps.
+        made_together: Steps whose batches are made in one go, at the first of them; 1 on a CPU.
+        profiled_steps: How many the profiler watched: a multiple of that.
+        profiled: What it saw.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[float]] = defaultdict(list)
+        self.made_together, self.profiled_steps = 1, PROFILED
         self.profiled: Any = None
         self._last = 0.0
 
@@ -40,10 +44,15 @@ class StepClock(Callback):
         Raises:
             UserError: An epoch has too few batches, or a step takes several.
         """
-        if trainer.num_training_batches <= WARM_UP + PROFILED:
+        loader: Any = trainer.train_dataloader
+        images = getattr(getattr(loader, "executor", None), "together", 1)
+        self.made_together = math.ceil(images / loader.plan.batch_size) if images > 1 else 1
+        self.profiled_steps = math.ceil(PROFILED / self.made_together) * self.made_together
+        if trainer.num_training_batches < WARM_UP + self.made_together + self.profiled_steps:
             raise UserError(
-                f"{WARM_UP} steps warm up and {PROFILED} are profiled, and an epoch has "
-                f"{trainer.num_training_batches}: give more --steps or --images, or a smaller --data.batch_size."
+                f"{WARM_UP} steps warm up, {self.made_together} at least count and {self.profiled_steps} are profiled, "
+                f"and an epoch has {trainer.num_training_batches}: give more --steps or --images, or larger batches "
+                "where several are made at once."
             )
         if trainer.accumulate_grad_batches > 1:
             raise UserError("A step of several batches is not timed in parts: leave accumulate_grad_batches out.")
@@ -55,7 +64,7 @@ class StepClock(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Behind the batch."""
-        first = int(trainer.num_training_batches) - PROFILED
+        first = int(trainer.num_training_batches) - self.profiled_steps
         if trainer.current_epoch == (trainer.max_epochs or 0) - 1 and batch_idx == first:
             gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
             self.profiled = profile(activities=[ProfilerActivity.CPU, *gpu])

@@ -19,7 +19,7 @@ from torch._dynamo.utils import counters
 
 from benchmarks.accuracy import file_of
 from benchmarks.measure import noise, parser, run, save
-from benchmarks.step_clock import PROFILED, WARM_UP, StepClock
+from benchmarks.step_clock import WARM_UP, StepClock
 from cifar_lit.console import hush_libraries
 
 # Operations that are named.
@@ -29,11 +29,20 @@ SHOWN = 12
 LAUNCHES = ("GraphLaunch", "LaunchKernel", "MemcpyAsync", "MemsetAsync")
 
 
-def milliseconds(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """The median of each part, in ms, over the steps that are neither the first nor profiled."""
-    counted = slice(WARM_UP, -PROFILED)
-    medians = {part: 1e3 * statistics.median(steps[counted]) for part, steps in seconds.items()}
-    return {part: round(median, 3) for part, median in medians.items()}
+def milliseconds(clock: StepClock) -> dict[str, float]:
+    """The median of each part, in ms, over the steps that are neither the first nor profiled.
+
+    Of batches that are made several at a time it is the mean: most steps have none to make.
+    """
+    last, group = -clock.profiled_steps, clock.made_together
+    found = {}
+    for part, steps in clock.seconds.items():
+        counted = steps[WARM_UP:last]
+        # As many as are made together, or twice as many.
+        counted = counted[: len(counted) // group * group]
+        middle = statistics.mean if part == "batch" and group > 1 else statistics.median
+        found[part] = round(1e3 * middle(counted), 3)
+    return found
 
 
 def of_profile(events: Iterable[Any], steps: int) -> dict[str, Any]:
@@ -84,11 +93,11 @@ def measure(recipe: str, further: Sequence[str], steps: int, images: int) -> dic
         root = f"--trainer.default_root_dir={folder}"
         cli, _ = run("fit", f"--config={file_of(recipe)}", *data, *length, root, *further, watched)
     found = next(c for c in cli.trainer.callbacks if isinstance(c, StepClock))  # type: ignore[attr-defined]
-    parts = milliseconds(found.seconds)
+    parts = milliseconds(found)
     return {
         "milliseconds": round(sum(parts.values()), 3),
         "host_ms_by_part": parts,
-        **of_profile(found.profiled.key_averages(), PROFILED),
+        **of_profile(found.profiled.key_averages(), found.profiled_steps),
         "compiler": of_compiler(),
         "batch_size": cli.datamodule.batch_size,
         "precision": cli.trainer.precision,
@@ -97,7 +106,7 @@ def measure(recipe: str, further: Sequence[str], steps: int, images: int) -> dic
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Measures and writes ``results/step_parts-<device>.json``."""
+    """Measures and writes ``results/step_parts-<device>.json``, ``…-float32.json`` of what computes in it."""
     options = parser(__doc__)
     options.add_argument("recipes", nargs="*", default=("resnet20",), help="names in configs/")
     options.add_argument("--steps", type=int, default=60, help="steps of an epoch")
@@ -109,9 +118,9 @@ def main(args: Sequence[str] | None = None) -> None:
         figures[recipe] = measure(recipe, further, given.steps, given.images)
         print(recipe, figures[recipe], flush=True)
     what = "where a training step spends its time, medians"
-    save(
-        f"step_parts-{'cuda' if torch.cuda.is_available() else 'cpu'}", {"what": what, "recipes": figures}, given.output
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    in_float32 = all(row["precision"] == "32-true" for row in figures.values())
+    save(f"step_parts-{device}{'-float32' if in_float32 else ''}", {"what": what, "recipes": figures}, given.output)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms as T
 
-from benchmarks.measure import REPOSITORY, images_of, now, parser, ratio, save, settings_of
+from benchmarks.measure import DTYPES, REPOSITORY, images_of, now, parser, ratio, save, settings_of
 from benchmarks.turns import Turns, turn
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.classifier import Classifier
@@ -41,7 +41,6 @@ from cifar_lit.models.cifar_resnet import CifarResNetV1
 from cifar_lit.precision import choose_precision
 
 RECIPE = REPOSITORY / "configs" / "resnet20.yaml"
-DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 
 
 def bare(model: Classifier, data: ImageDataModule, device: torch.device) -> Iterator[int]:

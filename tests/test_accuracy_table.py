@@ -83,6 +83,15 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     for name, text in texts.items():
         (tmp_path / name).write_text(text)
     assert {f.relative_to(tmp_path).as_posix(): t for f, t in accuracy_table.generated(tmp_path).items()} == texts
+    # Of a machine that it shared a timed epoch tells nothing, which may be of another one.
+    settings, recipe = "trainer: {max_epochs: 50}", tmp_path / "configs" / "reference" / "r9.yaml"
+    recipe.write_text(recipe.read_text().replace("trainer: {}", settings))
+    timed = {"seconds": 1.0, "machine": {"threads": 2, "gpu": None}, "further_options": [], "settings": settings}
+    write_timed_epochs(tmp_path, {"reference/r9": timed})
+    for shared, said in (({}, "begun on a GPU, 90 s on 1 CPU core"), ({"at_once": 2}, "begun on a GPU")):
+        run = {**best, "settings": settings, **shared}
+        (folder / "reference-r9-jpeg-cpu-seed3.json").write_text(json.dumps(run))
+        assert f"(1 seed, {said}; python -m" in accuracy_table.generated(tmp_path)[recipe].replace("\n# ", " ")
 
 
 def write_timed_epochs(folder: Path, rows: dict[str, Any] | None = None, slow: dict[str, Any] | None = None) -> None:

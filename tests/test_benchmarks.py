@@ -274,16 +274,15 @@ def test_traffic_of_resnet20_is_what_its_layers_move() -> None:
 
 
 def test_the_machines_speeds_are_those_of_the_work_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoch_limit, "SIDE", {"cpu": 10})
     monkeypatch.setattr(epoch_limit, "COPY", {"cpu": 100})
     times = iter(range(1000))
-    monkeypatch.setattr(epoch_limit, "now", lambda: float(next(times)))
-    assert epoch_limit.operations_a_second(torch.device("cpu"), torch.bfloat16) == 2 * 10**3
+    monkeypatch.setattr(measure, "now", lambda: float(next(times)))
+    assert measure.operations_a_second(torch.device("cpu"), torch.bfloat16, 10) == 2 * 10**3
     assert epoch_limit.bytes_a_second(torch.device("cpu")) == 2 * 100
 
 
 def test_epoch_limit_of_a_network_and_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype: 1e9)
+    monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype, side: 1e9)
     monkeypatch.setattr(epoch_limit, "bytes_a_second", lambda device: 1e12)
     tiny = ["--images=40", "--steps=2", f"--output={tmp_path}", "--data.batch_size=4", "--trainer.accelerator=cpu"]
     tiny += ["--trainer.precision=32-true"]
@@ -309,7 +308,7 @@ def test_epoch_limits_are_added_to_those_of_other_recipes(tmp_path: Path, monkey
 
 
 def test_epoch_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype: 1e12)
+    monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype, side: 1e12)
     monkeypatch.setattr(epoch_limit, "bytes_a_second", lambda device: 1e12)
     epoch_limit.main(
         [
@@ -351,7 +350,7 @@ def test_parts_of_a_step_are_what_they_are_called(tmp_path: Path) -> None:
             f"--trainer.callbacks+={__name__}.Dawdler",
         ]
     )
-    row = result(tmp_path, "step_parts-cpu")["recipes"]["depthwise"]
+    row = result(tmp_path, "step_parts-cpu-float32")["recipes"]["depthwise"]
     parts = row["host_ms_by_part"]
     assert parts.keys() == {"batch", "forward", "zero_grad", "backward", "optimizer"}
     assert parts["forward"] >= 50
@@ -367,7 +366,7 @@ def test_parts_of_a_step_are_what_they_are_called(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--steps=15"], "5 steps warm up and 10 are profiled, and an epoch has 15: give more --steps"),
+        (["--steps=15"], "5 steps warm up, 1 at least count and 10 are profiled, and an epoch has 15: give more --ste"),
         (["--images=40"], "an epoch has 10: give"),
         (["--trainer.accumulate_grad_batches=2"], "leave accumulate_grad_batches out"),
     ],
@@ -379,8 +378,30 @@ def test_steps_that_cannot_be_timed_are_refused(options: list[str], said: str, t
 
 
 def test_steps_that_warm_up_or_are_profiled_do_not_count() -> None:
-    steps = [9.0] * step_clock.WARM_UP + [1.0, 2.0, 3.0] + [9.0] * step_clock.PROFILED
-    assert step_parts.milliseconds({"forward": steps}) == {"forward": 2000.0}
+    clock = step_clock.StepClock()
+    clock.seconds["forward"] = [9.0] * step_clock.WARM_UP + [1.0, 2.0, 3.0] + [9.0] * step_clock.PROFILED
+    assert step_parts.milliseconds(clock) == {"forward": 2000.0}
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_what_batches_cost_that_are_made_together_is_shared_by_their_steps(first: int) -> None:
+    clock = step_clock.StepClock()
+    clock.made_together, clock.profiled_steps = 4, 12
+    whole = [8.0 if step % 4 == first else 0.0 for step in range(step_clock.WARM_UP + 10)]
+    clock.seconds = {"batch": whole + [9.0] * 12, "forward": [1.0] * (len(whole) + 12)}
+    assert step_parts.milliseconds(clock) == {"batch": 2000.0, "forward": 1000.0}
+
+
+def test_a_clock_knows_how_many_batches_are_made_together() -> None:
+    executor, plan = SimpleNamespace(together=8192), SimpleNamespace(batch_size=1000)
+    loader = SimpleNamespace(executor=executor, plan=plan)
+    trainer: Any = SimpleNamespace(train_dataloader=loader, num_training_batches=32, accumulate_grad_batches=1)
+    clock = step_clock.StepClock()
+    clock.on_train_start(trainer, None)  # type: ignore[arg-type]
+    assert (clock.made_together, clock.profiled_steps) == (9, 18)
+    trainer.num_training_batches = 31
+    with pytest.raises(UserError, match="9 at least count and 18 are profiled, and an epoch has 31"):
+        clock.on_train_start(trainer, None)  # type: ignore[arg-type]
 
 
 def test_what_a_gpu_did_is_told_by_step() -> None:
@@ -522,7 +543,7 @@ def test_the_race_is_run_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     def train_and_test(given: gpu_parts.Settings, recipe: str, seed: int, *options: str) -> dict[str, float]:
         seeds.append(seed)
-        return {"seconds": 1.0 + seed, "accuracy": 90.0}
+        return {"seconds": 1.0 + seed, "accuracy": 90.0, "accuracy_multi_view": 92.0 + seed}
 
     monkeypatch.setattr(gpu_speed, "train_and_test", train_and_test)
     before = sys.argv, Path.cwd()
@@ -535,6 +556,8 @@ def test_the_race_is_run_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert last["airbench"]["mean_accuracy_with_views"] == 94
     assert last["speed"]["median_seconds"] == 1.5
     assert last["speed_over_airbench"] == round(1.5 / 2.25, 3)
+    # Of 92 and 93 beside 94 and 94.
+    assert last["accuracy_over_airbench"] == {"points": -1.5, "standard_error": 0.5}
 
 
 def test_in_the_race_one_network_trains_as_new_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -574,12 +597,20 @@ def test_airbench_gets_images_of_all_classes_first(tmp_path: Path, image_folder:
 
 def test_accuracy_on_a_gpu_is_that_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[str] = []
-    monkeypatch.setattr(accuracy, "main", given.extend)
+    commands = []
+
+    def main(arguments: list[str]) -> None:
+        given.extend(arguments)
+        commands.append(measure.origin()["command"])
+
+    monkeypatch.setattr(accuracy, "main", main)
     asked = settings(data_root="images", sizes=gpu_parts.Sizes(), further=("--model.label_smoothing=0.1",))
     assert list(gpu_parts.of_accuracy(asked)) == [{"results": "accuracy/"}]
     assert given[: len(gpu_parts.ACCURACY_OF)] == list(gpu_parts.ACCURACY_OF)
     assert {"--seeds=2", "--at_once=2", "--data_root=images", f"--output={Path('results', 'accuracy')}"} <= {*given}
     assert given[-2:] == [gpu_parts.GRAPHS, "--model.label_smoothing=0.1"]
+    # A result names the command that gives it again, and not this one.
+    assert commands == [f"python -m benchmarks.accuracy {' '.join(given)}"]
 
 
 def test_a_run_to_its_end_gives_what_its_clock_and_its_test_say(monkeypatch: pytest.MonkeyPatch) -> None:
