@@ -17,6 +17,7 @@ BOTTLENECK = 32
 # One probability for all blocks of a stage, or one for each of them.
 StageDropout = float | Sequence[float]
 Head = Literal["pointwise", "separable", "separable_relu"]
+LayerDefaults = Literal["torch", "keras"]
 
 
 def separable(in_channels: int, out_channels: int, padding: int = 0) -> list[nn.Module]:
@@ -59,9 +60,11 @@ class Depthwise(nn.Module):
         dropout: Probability in [0, 1), a number a stage or, in a list of its own, a number a block.
         padded_blocks: How many blocks of the first stage keep the image's size.
         head: What makes a map of each logit: see `DepthwiseNet`.
+        layer_defaults: Whose initial weights and BatchNorm: see `DepthwiseNet`.
 
     Raises:
-        UserError: There is not one dropout a stage, or a list of them does not have one a block; there is no such head.
+        UserError: There is not one dropout a stage, or a list of them does not have one a block; there is no such head,
+            or there are no such defaults.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class Depthwise(nn.Module):
         dropout: Sequence[StageDropout] = DROPOUT,
         padded_blocks: int = 1,
         head: Head = "pointwise",
+        layer_defaults: LayerDefaults = "torch",
     ) -> None:
         super().__init__()
         check_choice("head", head, Head)
+        check_choice("layer_defaults", layer_defaults, LayerDefaults)
         if len(widths) != len(dropout):
             raise UserError(f"{len(widths)} stages of widths and {len(dropout)} of dropout: give one dropout a stage.")
         self.stages = nn.ModuleList()
@@ -90,6 +95,9 @@ class Depthwise(nn.Module):
             self.stages.append(stage)
         self.head = _head(head, channels, num_classes)
         self.pool = nn.AdaptiveAvgPool2d(1)
+        if layer_defaults == "keras":
+            for module in self.modules():
+                _as_keras(module)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps images (N, 3, H, W) to logits (N, num_classes)."""
@@ -98,6 +106,15 @@ class Depthwise(nn.Module):
             x = stage(transition(x))
         logits: Tensor = self.pool(self.head(x)).flatten(1)
         return logits
+
+
+def _as_keras(layer: nn.Module) -> None:
+    """Gives a layer the initial weights (Glorot and Bengio 2010) and the BatchNorm that it has in Keras."""
+    if isinstance(layer, nn.Conv2d):
+        # Of a depthwise kernel Keras takes for fan in what PyTorch takes for fan out; their sum counts.
+        nn.init.xavier_uniform_(layer.weight)
+    elif isinstance(layer, nn.BatchNorm2d):
+        layer.momentum, layer.eps = 1 - 0.99, 1e-3
 
 
 def _by_block(dropout: StageDropout, widths: Sequence[int]) -> Sequence[float]:
@@ -125,11 +142,14 @@ class DepthwiseNet(Classifier):
         padded_blocks: How many blocks of the first stage keep the image's size.
         head: What makes a map of each logit, which is then averaged: a ``pointwise`` convolution; a depthwise 3×3 one
             before it (``separable``); a ReLU behind the two (``separable_relu``).
+        layer_defaults: How weights begin, and BatchNorm averages: as ``torch`` has it, or as in ``keras``, uniform in
+            ±√(6 / (fan in + fan out)), with 0.99 of the statistics kept at each step, and 1e-3 added to the variance.
         num_classes: Number of classes; taken from the data on the command line.
         **kwargs: Those of `Classifier`.
 
     Raises:
-        UserError: There is not one dropout a stage, or a list of them does not have one a block; there is no such head.
+        UserError: There is not one dropout a stage, or a list of them does not have one a block; there is no such head,
+            or there are no such defaults.
     """
 
     def __init__(
@@ -138,10 +158,11 @@ class DepthwiseNet(Classifier):
         dropout: Sequence[StageDropout] = DROPOUT,
         padded_blocks: int = 1,
         head: Head = "pointwise",
+        layer_defaults: LayerDefaults = "torch",
         num_classes: int = 10,
         **kwargs: Any,
     ) -> None:
-        net = Depthwise(num_classes, widths, dropout, padded_blocks, head)
+        net = Depthwise(num_classes, widths, dropout, padded_blocks, head, layer_defaults)
         super().__init__(net=net, num_classes=num_classes, **kwargs)
 
     @property

@@ -114,6 +114,13 @@ def by_outputs(conv: nn.Conv2d) -> float:
     return math.sqrt(2 / (conv.out_channels * conv.weight[0, 0].numel()))
 
 
+def of_keras(conv: nn.Conv2d) -> float:
+    """Of a uniform distribution with √(6 / (fan in + fan out)) for its end; a depthwise kernel has (3, 3, in, 1)."""
+    inputs, outputs = conv.in_channels, conv.out_channels // conv.groups
+    area = conv.kernel_size[0] * conv.kernel_size[1]
+    return math.sqrt(2 / (area * (inputs + outputs)))
+
+
 def of_torch(conv: nn.Conv2d) -> float:
     """Of numbers between ±1/√inputs."""
     return math.sqrt(1 / (3 * conv.weight[0].numel()))
@@ -128,8 +135,9 @@ def of_torch(conv: nn.Conv2d) -> float:
         (partial(ResNet18, initialization="torch"), of_torch, 3**0.5),
         (DilatedSeparableNet, of_torch, 3**0.5),
         (DepthwiseNet, of_torch, 3**0.5),
+        (partial(DepthwiseNet, layer_defaults="keras"), of_keras, 3**0.5),
     ],
-    ids=["v1", "v2", "resnet18", "resnet18 as torch", "dilated", "depthwise"],
+    ids=["v1", "v2", "resnet18", "resnet18 as torch", "dilated", "depthwise", "depthwise as keras"],
 )
 def test_convolutions_begin_as_said(
     build: Callable[[], Classifier], deviation: Callable[[nn.Conv2d], float], largest: float | None
@@ -145,6 +153,15 @@ def test_convolutions_begin_as_said(
     # Even draws end somewhere, normal ones of this number go beyond three deviations.
     reached = torch.cat(drawn).abs().max().item()
     assert reached == pytest.approx(largest, rel=1e-2) if largest else reached > 3
+
+
+def test_keras_averages_longer_and_adds_more_to_the_variance() -> None:
+    defaults: Any
+    for defaults, expected in (("keras", {(0.01, 0.001)}), ("torch", {(0.1, 1e-5)})):
+        layers = [m for m in DepthwiseNet(layer_defaults=defaults).modules() if isinstance(m, nn.BatchNorm2d)]
+        assert {(round(layer.momentum or 0, 9), layer.eps) for layer in layers} == expected
+    with pytest.raises(UserError, match="layer_defaults is 'jax': give one of torch, keras"):
+        DepthwiseNet(layer_defaults="jax")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("build", [ResNetV1, ResNetV2])
