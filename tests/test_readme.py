@@ -106,6 +106,36 @@ def test_it_says_of_a_page_what_the_page_says() -> None:
         assert any(f"({way})" in said for way in ways), (names[i], names[j])
 
 
+def of_results(name: str) -> Any:
+    return json.loads((REPOSITORY / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_its_other_figures_are_those_of_the_files_that_it_links() -> None:
+    said = " ".join(README.split())
+    found = of_results("explain")
+    took = f"[{found['median_seconds']:.0f} s and {found['peak_memory_gb']:.1f} GB](benchmarks/results/explain.json)"
+    assert took in said
+    kills = [part for part in of_results("survival").values() if isinstance(part, dict) and "kills" in part]
+    total, equal = (sum(part[name] for part in kills) for name in ("kills", "equal_to_the_bit"))
+    assert f"Of {total} runs killed" in said
+    assert f"[all {equal}](benchmarks/results/survival.json)" in said
+    fuzz = of_results("fuzz")
+    assert f"Of {sum(fuzz['ends'].values())} runs with random settings" in said
+    assert fuzz["failures"] == []
+    fast, slow, in_float32 = (of_results(f"epoch_limit-cpu{day}")["recipes"] for day in ("", "-slow_day", "-float32"))
+    times = max(slow[name]["seconds"] / fast[name]["seconds"] for name in fast if name in slow)
+    assert f"up to {times:.1f} times as fast" in said
+    minutes = {name: round(in_float32[name]["seconds"] / 60) for name in ("resnet20", "depthwise", "dilated_separable")}
+    assert minutes["depthwise"] == minutes["dilated_separable"]
+    needs = (
+        f"need {minutes['resnet20']} min for an epoch of `resnet20` and {minutes['depthwise']} for one of `depthwise`"
+    )
+    assert needs in said
+    overhead = of_results("loop_overhead-cpu")
+    assert f"[{overhead['fit_over_bare_loop']:.1f} times](benchmarks/results/loop_overhead-cpu.json)" in said
+    assert f"some {overhead['fit_adds_milliseconds']:.0f} ms more" in said
+
+
 def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     few = 'max_epochs=1, limit_train_batches=2, accelerator="cpu", enable_progress_bar=False'
