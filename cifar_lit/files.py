@@ -3,6 +3,7 @@
 import contextlib
 import fnmatch
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -61,7 +62,7 @@ def files_below(folder: Path, within: str, pattern: str) -> list[Path]:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file, or leaves what was there: never half of it. Of a link that which it leads to.
 
-    What is there and no file, such as a pipe or /dev/stdout, is written to.
+    A pipe, or /dev/stdout wherever that leads, is written to.
 
     Raises:
         UserError: It cannot be written.
@@ -69,11 +70,26 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     # surrogateescape: names of files need not be text.
     data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogateescape")
     with writing(path):
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(data)
+        if (stream := _stream(path)) is not None:
+            with stream:
+                stream.write(data)
             return
         with replacing(path.resolve() if path.is_symlink() else path) as file:
             file.write(data)
+
+
+def _stream(path: Path) -> BinaryIO | None:
+    """What is there if it is a pipe, or where this process prints to; None where it is a file to be replaced."""
+    if not path.exists() or path.is_dir():
+        return None
+    for printed in (sys.stdout, sys.stderr):
+        # Without a file behind it, as in a notebook, there is no such number.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if os.path.samestat(path.stat(), os.fstat(printed.fileno())):
+                printed.flush()
+                # Opened anew, it would be written over from its beginning.
+                return os.fdopen(os.dup(printed.fileno()), "wb")
+    return None if path.is_file() else path.open("wb")
 
 
 @contextlib.contextmanager

@@ -159,13 +159,16 @@ class MuonSGD(Optimizer):
             orthogonal = orthogonal.to(stacked.dtype).contiguous().view(stacked.shape)
             for i, update in zip(places, orthogonal.movedim(-1, 2).unbind(), strict=True):
                 updates[i] = update
-        # float16 ends at 65,504, which the inverse of a small norm goes beyond.
-        in_half = any(parameter.dtype == torch.float16 for parameter in filters)
-        scales = torch._foreach_norm(filters, dtype=torch.float32 if in_half else None)
-        torch._foreach_clamp_min_(scales, EPSILON)
-        torch._foreach_reciprocal_(scales)
-        torch._foreach_mul_(scales, [len(parameter) ** 0.5 for parameter in filters])
-        torch._foreach_mul_(filters, scales)
+        norms, lengths = torch._foreach_norm(filters), [len(parameter) ** 0.5 for parameter in filters]
+        torch._foreach_clamp_min_(norms, EPSILON)
+        if any(parameter.dtype == torch.float16 for parameter in filters):
+            # It ends at 65,504, which the inverse of a small norm goes beyond.
+            torch._foreach_div_(filters, norms)
+            torch._foreach_mul_(filters, lengths)
+        else:
+            torch._foreach_reciprocal_(norms)
+            torch._foreach_mul_(norms, lengths)
+            torch._foreach_mul_(filters, norms)
         torch._foreach_add_(filters, updates, alpha=-group["lr"])
 
     def _update_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ class CifarTrainer(Trainer):
 
         Args:
             model: The model.
-            datamodule: The data; only its image size is asked for. Without one it is the checkpoint's.
+            datamodule: The data; only its image size is asked for. Where it was given none it is the checkpoint's.
             format: text for the terminal, or markdown, csv or json.
             output: File to write to instead of the terminal.
             max_params: Most trainable parameters allowed; more end the command with exit code 1.
@@ -112,11 +112,11 @@ class CifarTrainer(Trainer):
             ckpt_path: A checkpoint whose run's settings to take, where no --config is given: a file, a run's folder, or
                 best or last of the newest run.
         """
-        size = getattr(datamodule, "image_size", None)
+        size = vars(datamodule).get("image_size") if datamodule is not None else None
         if size is None:
             kept = data_in(load_checkpoint(self._meant(ckpt_path))) if ckpt_path is not None else None
-            size = (kept or {}).get("image_size", 32)
-        output = expanded(output) if output is not None else None
+            size = (kept or {}).get("image_size", getattr(datamodule, "image_size", 32))
+        output = expanded(output) if output else None
         summarize(model, size, format, output, max_params, min_receptive_field)
 
     def explain(

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,3 +113,13 @@ def test_a_link_stays_and_what_is_no_file_is_written_to(tmp_path: Path) -> None:
         write_atomically(tmp_path / "pipe", "through it")
         assert read.result() == "through it"
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_file_that_is_printed_to_is_added_to(tmp_path: Path) -> None:
+    code = "from pathlib import Path; from cifar_lit.files import write_atomically\n"
+    code += "write_atomically(Path('/dev/stdout'), 'table\\n'); print('behind')"
+    with (tmp_path / "log.txt").open("w") as log:
+        log.write("before\n")
+        log.flush()
+        subprocess.run([sys.executable, "-c", code], stdout=log, check=True)
+    assert (tmp_path / "log.txt").read_text() == "before\ntable\nbehind\n"

@@ -239,7 +239,7 @@ def test_a_run_on_several_machines_with_its_own_checkpoints_is_looked_at_on_one(
         ({"devices": "2", "strategy": "ddp"}, 2, [], ("2", "ddp")),
         ({"devices": -1, "strategy": "ddp"}, 2, [], (-1, "ddp")),
         ({"devices": "auto", "strategy": "auto"}, 2, [], ("auto", "auto")),
-        ({"devices": 4, "strategy": "ddp"}, 2, ["--trainer.devices=4"], (4, "auto")),
+        ({"devices": 4, "strategy": "ddp"}, 2, ["--trainer.devices=4"], (4, "ddp")),
         ({"devices": 4, "strategy": "ddp"}, 2, ["--config=other.yaml"], (4, "ddp")),
     ],
 )
@@ -256,10 +256,13 @@ def test_as_many_devices_as_a_run_had_need_not_be_here(
     suit(settings, "test", None, asked)
     assert (settings.trainer.devices, settings.trainer.strategy) == expected
     # A launcher has begun as many as it was told to.
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    settings = dict_to_namespace({"trainer": {"accelerator": "auto", **had}, "method": None, "images": None})
-    suit(settings, "test", None, asked)
-    assert (settings.trainer.devices, settings.trainer.strategy) == (had["devices"], had["strategy"])
+    for launcher in ({"WORLD_SIZE": "4"}, {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "test"}):
+        with monkeypatch.context() as patch:
+            for name, value in launcher.items():
+                patch.setenv(name, value)
+            settings = dict_to_namespace({"trainer": {"accelerator": "auto", **had}, "method": None, "images": None})
+            suit(settings, "test", None, asked)
+        assert (settings.trainer.devices, settings.trainer.strategy) == (had["devices"], had["strategy"])
 
 
 def test_only_of_a_settings_file_is_it_said_that_it_is_no_text(tmp_path: Path) -> None:
@@ -895,12 +898,8 @@ def test_explain_looks_at_the_whole_test_split(capsys: pytest.CaptureFixture[str
     main(["explain", "--limit=3"])
     assert "of 359 images" in capsys.readouterr().out
     report = (run / "explain" / "report.html").read_bytes()
-    for option in (
-        "--trainer.limit_predict_batches=0",
-        "--trainer.limit_test_batches=2",
-        "--trainer.fast_dev_run=true",
-    ):
-        said = failure(capsys, "explain", option)
+    for option in ("limit_predict_batches=0", "limit_predict_batches=1", "limit_test_batches=0.5", "fast_dev_run=true"):
+        said = failure(capsys, "explain", f"--trainer.{option}")
         assert "about the whole test split: leave limit_test_batches and limit_predict_batches out" in said
     assert (run / "explain" / "report.html").read_bytes() == report
 

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from cifar_lit.cli import main
 from cifar_lit.commands.summary import summarize
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.models import ResNetV1
+from cifar_lit.trainer import CifarTrainer
 
 R4 = str(Path(__file__).parent.parent / "configs" / "reference" / "r4.yaml")
 # From the table of its author: kernel, stride, dilation, output size, receptive field.
@@ -133,6 +136,20 @@ def test_a_run_knows_its_layers_and_leaves_nothing_behind(capsys: pytest.Capture
     main(["summary"])
     assert "stem.0" in capsys.readouterr().out
     assert sorted(Path.cwd().rglob("*")) == before
+
+
+def test_the_size_is_what_data_were_given_else_the_checkpoints_else_theirs_by_default(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Own(DigitsDataModule):
+        """Its size is its class's, as of one's own data that do not say."""
+
+    given, own, model = Own(), Own(), ResNetV1(depth=8)
+    given.image_size = 48
+    torch.save({"state_dict": {}, "Own": {"class_names": ["a"], "mean": 0, "std": 1, "image_size": 16}}, "x.ckpt")
+    for data, checkpoint, side in ((given, "x.ckpt", 48), (own, "x.ckpt", 16), (own, None, 32), (None, "x.ckpt", 16)):
+        CifarTrainer(accelerator="cpu", logger=False).summary(model, data, ckpt_path=checkpoint)
+        assert f"3×{side}×{side}" in capsys.readouterr().out
 
 
 def test_as_a_process_everything_is_written_before_it_ends() -> None:

@@ -161,7 +161,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def __init__(self, every_n_minutes: float | None = None) -> None:
         by_epoch = every_n_minutes is None
-        self._inside_an_epoch = self._ends_with_the_step = False
+        self._inside_an_epoch, self._ends_with_the_step, self._pauses = False, False, 0
         super().__init__(
             filename=LAST,
             monitor=None,
@@ -177,7 +177,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Begins, unless it would write over what another run has learnt."""
         super().on_train_start(trainer, pl_module)
         self._check_that_none_is_lost(trainer)
-        self._inside_an_epoch, self._ends_with_the_step, self._last_global_step_saved = False, False, 0
+        self._inside_an_epoch, self._ends_with_the_step, self._pauses, self._last_global_step_saved = False, False, 0, 0
 
     def _check_that_none_is_lost(self, trainer: Trainer) -> None:
         there = Path(self.dirpath or ".", f"{LAST}.ckpt")
@@ -198,8 +198,9 @@ class LastCheckpoint(ModelCheckpoint):
         """Saves if it is time, or behind the next batch that allows it; and where the run ends inside an epoch."""
         self._let_the_step_end(trainer)
         if may_pause(trainer, batch_idx):
+            self._pauses += 1
             # By the clock ranks decide together, for which each waits for its GPU.
-            if self.save_on_exception or trainer.world_size == 1 or trainer.global_step % STEPS_BETWEEN_QUESTIONS == 0:
+            if self.save_on_exception or trainer.world_size == 1 or self._pauses % STEPS_BETWEEN_QUESTIONS == 0:
                 super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._save_if_it_ends_here(trainer)
 
@@ -244,7 +245,6 @@ class LastCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves where the run was told to stop, and says how to go on."""
         if isinstance(exception, Stopped) and self.save_on_exception:
-            # Between two epochs it was just saved.
-            if not exception.between_epochs:
+            if not exception.between_epochs:  # where it was just saved
                 super().on_exception(trainer, pl_module, exception)
             say(f"{exception.reason} Give --ckpt_path={self.format_checkpoint_name({})} to go on from there.")

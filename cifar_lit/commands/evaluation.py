@@ -125,7 +125,9 @@ def evaluate(trainer: Trainer, model: LightningModule, datamodule: LightningData
     """
     data = image_data(datamodule)
     # A folder's images come class by class: the first are no sample. And what is written has the place of the whole.
-    if any(getattr(trainer, limit) != 1 for limit in LIMITS) or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    limits = [getattr(trainer, limit) for limit in LIMITS]
+    # 1 is one batch, 1.0 all.
+    if any(isinstance(limit, int) or limit < 1 for limit in limits) or trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise UserError(f"This command is about the whole test split: leave {' and '.join(LIMITS)} out.")
     if trainer.world_size > 1:
         raise UserError(f"{trainer.world_size} devices are too many for this command: give --trainer.devices=1.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import dict_to_namespace
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from cifar_lit.checkpoint_content import data_in, is_chosen_by_test, load_checkpoint
 from cifar_lit.commands.learnt_data import preprocessing_in, stand_in_for_data
@@ -91,9 +92,10 @@ def _suit_machine(trainer: Any, arguments: Sequence[str]) -> None:
     elsewhere = not can_use(str(trainer.accelerator)) and not _names(arguments, "--trainer.accelerator")
     if elsewhere:
         trainer.accelerator = "auto"
-    # A launcher has begun as many processes as it was told to.
-    fewer = "WORLD_SIZE" not in os.environ and count_devices(str(trainer.accelerator)) < _count(trainer.devices)
-    if elsewhere or fewer:
+    # A launcher has begun as many processes as it was told to, each of which must come to the same.
+    launched = "WORLD_SIZE" in os.environ or SLURMEnvironment.detect()
+    left_open = not launched and not _names(arguments, "--trainer.devices")
+    if elsewhere or (left_open and count_devices(str(trainer.accelerator)) < _count(trainer.devices)):
         trainer.devices = trainer.devices if _names(arguments, "--trainer.devices") else 1
         trainer.strategy = trainer.strategy if _names(arguments, "--trainer.strategy") else "auto"
 

@@ -1,15 +1,17 @@
 """What worker processes that make batches do at the end of a run, and what they say."""
 
 import atexit
+import os
 import signal
 from collections.abc import Iterable, Iterator
+from multiprocessing.util import Finalize
 from typing import Any
 from weakref import WeakSet
 
 from cifar_lit.errors import UserError
 
-# Whose workers are to be ended with the process.
-_LOADERS = WeakSet[Any]()
+# Whose workers are to be ended with the process, by its number: one that is forked has those of the other.
+_LOADERS: dict[int, WeakSet[Any]] = {}
 
 
 def leave_signals_to_the_run(worker: int) -> None:
@@ -32,14 +34,18 @@ def end_workers_at_exit(loader: Any) -> None:
     Args:
         loader: Whose ``_iterator`` is torch's, and has them, or None.
     """
-    if not _LOADERS:
-        # Behind multiprocessing, which does so, and hence called before it.
+    process = os.getpid()
+    if process not in _LOADERS:
+        _LOADERS[process] = WeakSet()
+        # Behind multiprocessing, which does so, and hence called before it. Processes that it began itself do not come
+        # to that, and call their finalizers first.
         atexit.register(_end_workers)
-    _LOADERS.add(loader)
+        Finalize(None, _end_workers, exitpriority=1)
+    _LOADERS[process].add(loader)
 
 
 def _end_workers() -> None:
-    for loader in [*_LOADERS]:
+    for loader in [*_LOADERS.get(os.getpid(), ())]:
         if loader._iterator is not None:
             loader._iterator._shutdown_workers()
 

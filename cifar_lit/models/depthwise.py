@@ -164,6 +164,17 @@ class DepthwiseNet(Classifier):
     ) -> None:
         net = Depthwise(num_classes, widths, dropout, padded_blocks, head, layer_defaults)
         super().__init__(net=net, num_classes=num_classes, **kwargs)
+        self.layer_defaults = layer_defaults
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses weights that learnt with another BatchNorm, of which they do not tell."""
+        super().on_load_checkpoint(checkpoint)
+        learnt = checkpoint.get("hyper_parameters")
+        if learnt is not None and (kept := learnt.get("layer_defaults", "torch")) != self.layer_defaults:
+            raise UserError(
+                f"The checkpoint's layers are as in {kept}: leave --config out to take its run's own settings, or give "
+                f"--model.layer_defaults={kept}."
+            )
 
     @property
     def cam_layer(self) -> nn.Module:

@@ -260,13 +260,24 @@ def test_lightning_ends_the_workers_at_the_end_of_a_run() -> None:
 
 
 LEFT_ALONE = """
+import multiprocessing
 import numpy as np
 from cifar_lit.data.batches import BatchLoader, EvaluationPlan
 from cifar_lit.data.worker_executor import WorkerExecutor
 
-executor = WorkerExecutor(np.zeros((4, 2, 2, 3), np.uint8), np.arange(4), ())
-loader = BatchLoader(EvaluationPlan(4, 2), executor, num_workers=1)
-print(len(list(loader)))
+kept = []
+
+def walk():
+    executor = WorkerExecutor(np.zeros((4, 2, 2, 3), np.uint8), np.arange(4), ())
+    kept.append(BatchLoader(EvaluationPlan(4, 2), executor, num_workers=1))
+    print(len(list(kept[-1])), flush=True)
+
+walk()
+# As ranks are that `ddp_fork` begins.
+rank = multiprocessing.get_context("fork").Process(target=walk)
+rank.start()
+rank.join()
+print(rank.exitcode)
 """
 
 
@@ -275,7 +286,7 @@ def test_a_process_ends_whose_workers_nobody_ended() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", LEFT_ALONE]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=True)
-    assert done.stdout == "2\n"
+    assert done.stdout == "2\n2\n0\n"
 
 
 def test_lightning_finds_what_it_looks_for() -> None:

@@ -162,6 +162,12 @@ def test_keras_averages_longer_and_adds_more_to_the_variance() -> None:
         assert {(round(layer.momentum or 0, 9), layer.eps) for layer in layers} == expected
     with pytest.raises(UserError, match="layer_defaults is 'jax': give one of torch, keras"):
         DepthwiseNet(layer_defaults="jax")  # type: ignore[arg-type]
+    # Weights of one are no weights of the other, which no name or shape of theirs tells.
+    kept: dict[str, Any]
+    for kept in ({"hyper_parameters": {}}, {"hyper_parameters": {"layer_defaults": "torch"}}):
+        DepthwiseNet().on_load_checkpoint(kept)
+        with pytest.raises(UserError, match=r"layers are as in torch: .* or give --model.layer_defaults=torch"):
+            DepthwiseNet(layer_defaults="keras").on_load_checkpoint(kept)
 
 
 @pytest.mark.parametrize("build", [ResNetV1, ResNetV2])
