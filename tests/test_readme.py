@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.accuracy_figures import spread
 from benchmarks.measure import settings_of
 
 REPOSITORY = Path(__file__).parent.parent
@@ -121,7 +122,12 @@ def test_its_other_figures_are_those_of_the_files_that_it_links() -> None:
     assert f"[all {equal}](benchmarks/results/survival.json)" in said
     fuzz = of_results("fuzz")
     assert f"Of {sum(fuzz['ends'].values())} runs with random settings" in said
+    trained = fuzz["ends"]["run"]
+    assert f"{trained} trained, {sum(fuzz['ends'].values()) - trained} were refused in a line" in said
     assert fuzz["failures"] == []
+    measured = spread(REPOSITORY)
+    assert measured is not None
+    assert f"one below {measured[1]:.1f} (above) may be luck" in said
     fast, slow, in_float32 = (of_results(f"epoch_limit-cpu{day}")["recipes"] for day in ("", "-slow_day", "-float32"))
     times = max(slow[name]["seconds"] / fast[name]["seconds"] for name in fast if name in slow)
     assert f"up to {times:.1f} times as fast" in said

@@ -5,6 +5,7 @@ from cifar_lit.data.cifar import CIFAR10DataModule, CIFAR100DataModule
 from cifar_lit.data.datamodule import ImageDataModule
 from cifar_lit.data.digits import DigitsDataModule
 from cifar_lit.data.image_folder import ImageFolderDataModule
+from cifar_lit.data.images import Images
 
 __all__ = [
     "AlternatingFlip",
@@ -13,4 +14,5 @@ __all__ = [
     "DigitsDataModule",
     "ImageDataModule",
     "ImageFolderDataModule",
+    "Images",
 ]
