@@ -137,6 +137,9 @@ def test_its_other_figures_are_those_of_the_files_that_it_links() -> None:
         f"need {minutes['resnet20']} min for an epoch of `resnet20` and {minutes['depthwise']} for one of `depthwise`"
     )
     assert needs in said
+    parts = [row["host_ms_by_part"] for row in of_results("step_parts-cpu-float32")["recipes"].values()]
+    shares = [round(100 * (part["forward"] + part["backward"]) / sum(part.values())) for part in parts]
+    assert f"{min(shares)} to {max(shares)} % of it are forward and backward" in said
     overhead = of_results("loop_overhead-cpu")
     assert f"[{overhead['fit_over_bare_loop']:.1f} times](benchmarks/results/loop_overhead-cpu.json)" in said
     assert f"some {overhead['fit_adds_milliseconds']:.0f} ms more" in said
