@@ -1,4 +1,4 @@
-"""Every benchmark at a tiny size: that it measures what it says, and writes where it is told."""
+"""Benchmarks at a tiny size: that they measure what they say, and write where they are told."""
 
 import itertools
 import json
@@ -25,6 +25,7 @@ from benchmarks import (
     accuracy,
     commands,
     epoch_limit,
+    fuzz,
     gpu,
     gpu_parts,
     gpu_speed,
@@ -33,13 +34,14 @@ from benchmarks import (
     measure,
     step_clock,
     step_parts,
+    survival,
     time_to_accuracy,
     training_loop,
     turns,
 )
 from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.data import ImageFolderDataModule
-from cifar_lit.errors import UserError
+from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
 from cifar_lit.explain.layers import layer_table
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.models.cifar_resnet import CifarResNetV1
@@ -717,3 +719,53 @@ def test_gpu_needs_images_or_to_be_tiny(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         gpu.main([])
     assert "--data_root" in capsys.readouterr().err
+
+
+def test_survival_sees_what_is_lost_added_or_changed() -> None:
+    whole: dict[str, Any] = {"step": 3, "weights a": torch.tensor([1.0, 2.0]), "scalar val loss 2": {0.5}}
+    assert survival.differences(whole, {**whole, "weights a": whole["weights a"].clone()}) == []
+    changed = torch.tensor([1.0, 2.0000002])
+    for found, name in (
+        ({**whole, "step": 4}, "step"),
+        ({**whole, "weights a": changed}, "weights a"),
+        # Logged again, and not the same.
+        ({**whole, "scalar val loss 2": {0.5, 0.6}}, "scalar val loss 2"),
+        ({key: value for key, value in whole.items() if key != "scalar val loss 2"}, "scalar val loss 2"),
+        ({**whole, "scalar val loss 3": {0.5}}, "scalar val loss 3"),
+    ):
+        assert survival.differences(whole, found) == [name]
+
+
+@pytest.mark.parametrize(
+    ("printed", "end", "expected"),
+    [
+        ("", None, "run"),
+        ("", SystemExit(0), "run"),
+        ("", SystemExit("cifar-lit: There is no checkpoint x: give one."), "line"),
+        (
+            "",
+            SystemExit(f"cifar-lit: KeyError at x.py:3: ({TRACEBACK_VARIABLE}=1 shows the whole traceback)"),
+            "unforeseen",
+        ),
+        ("Traceback (most recent call last)", SystemExit("cifar-lit: There is no checkpoint."), "traceback printed"),
+        ("", SystemExit("cifar-lit: one\ntwo lines of it"), "no line"),
+        ("", SystemExit("There is no checkpoint x."), "no line"),
+        ("", KeyError("x"), "exception"),
+    ],
+)
+def test_fuzz_sees_how_a_run_ended(
+    printed: str, end: BaseException | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command_line(arguments: list[str]) -> None:
+        print(printed, file=sys.stderr)
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr(fuzz, "command_line", command_line)
+    assert fuzz.attempt([])[0].startswith(expected)
+
+
+def test_fuzz_sees_a_refusal_that_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "PATIENCE", -1.0)
+    monkeypatch.setattr(fuzz, "command_line", lambda _: sys.exit("cifar-lit: There is no checkpoint x: give one."))
+    assert fuzz.attempt([])[0] == "slow refusal"

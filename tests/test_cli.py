@@ -17,6 +17,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,12 +103,56 @@ def test_fit_leaves_a_run_and_says_where(capsys: pytest.CaptureFixture[str]) -> 
     assert watch == "Watch: tensorboard --logdir lightning_logs"
 
 
+def test_a_run_has_panels_unless_they_are_switched_off() -> None:
+    tiny = yaml.safe_load(Path("tiny.yaml").read_text())
+    Path("plain.yaml").write_text(yaml.safe_dump({name: tiny[name] for name in ("trainer", "model", "data")}))
+    limits = ["--trainer.max_epochs=6", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+    main(["fit", "--config", "plain.yaml", *limits])
+    (run,) = Path("lightning_logs/plain").glob("version_*")
+    drawn = [EventAccumulator(str(folder), size_guidance={"images": 0}).Reload() for folder in (run, run / "val")]
+    steps = {tag: [event.step for event in events.Images(tag)] for events in drawn for tag in events.Tags()["images"]}
+    # Behind the 5th epoch, and at the end.
+    assert {tag: found for tag, found in steps.items() if found != [4, 5]} == {}
+    assert {tag.split("/")[1] for tag in steps} == {"gradcam", "misclassified", "confusion", "classes"}
+    # Behind each.
+    assert len(scalars(run / "val")["per_class_recall/3"]) == 6
+
+
+def test_a_run_saves_by_the_clock_and_atomically(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LastCheckpoint(5)._train_time_interval == timedelta(minutes=5)
+    Path("ends.py").write_text(
+        "from pytorch_lightning import Callback\n"
+        "class Ends(Callback):\n"
+        "    def on_train_batch_start(self, trainer, module, batch, batch_idx):\n"
+        "        if batch_idx == 2:\n"
+        "            raise ValueError('in the third step')\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    for minutes, saved in ((1e-9, [2]), (99, [])):
+        with pytest.raises(SystemExit, match="in the third step"):
+            fit(f"--checkpoint.every_n_minutes={minutes}", "--trainer.callbacks+=ends.Ends")
+        last = [torch.load(path, weights_only=True)["global_step"] for path in Path().rglob("last.ckpt")]
+        assert last == saved
+        shutil.rmtree("lightning_logs")
+    main(["fit", "--config", "tiny.yaml", "--trainer.max_epochs=1"])
+    (path,) = Path().rglob("last.ckpt")
+    before = path.read_bytes()
+
+    def half(content: Any, file: Any) -> None:
+        file.write(b"half of one")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cifar_lit.checkpoint_io.torch.save", half)
+    with pytest.raises(SystemExit, match="Cannot write the checkpoint"):
+        fit("--ckpt_path=last")
+    assert path.read_bytes() == before
+
+
 def test_curves_of_training_and_validation_share_a_chart() -> None:
     run = fit()
     train, val, top = scalars(run / "train"), scalars(run / "val"), scalars(run)
     # Equal tags of different sub-runs are what TensorBoard draws on one chart.
-    of_classes = {f"per_class_{measure}/{i}" for measure in ("precision", "recall", "f1") for i in range(10)}
-    assert set(train) == set(val) - of_classes == {"loss", "accuracy"}
+    assert set(train) == set(val) == {"loss", "accuracy"}
     assert len(train["loss"]) == len(val["accuracy"]) == 2
     assert {"run/learning_rate", "run/images_per_second", "results/val/accuracy", "results/train/loss"} <= set(top)
     assert len(top["run/learning_rate"]) == 6

@@ -65,7 +65,7 @@ from pathlib import Path
 import albumentations as A
 import torch
 from pytorch_lightning import Trainer, seed_everything
-from cifar_lit.callbacks.stops import Stops
+from cifar_lit.callbacks import stops
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.ranks import leave_ranks, share_batch_norm_on_cpu
@@ -75,13 +75,16 @@ seed_everything(1)
 # With which Lightning asks before every batch whether there was a signal.
 broadcast, asked = torch.distributed.broadcast, []
 torch.distributed.broadcast = lambda *given, **named: asked.append(given) or broadcast(*given, **named)
+# And ours, seldom.
+first = stops._first_of_all_ranks
+stops._first_of_all_ranks = lambda *given: asked.append(given) or first(*given)
 model = DepthwiseNet(widths=[[8], [8]], dropout=[0, 0])
 # The last of an epoch's 25 batches has 45 images, which two ranks cannot halve.
 data = DigitsDataModule(batch_size=46, transforms=[A.Affine(rotate=(-20, 20))])
 trainer = Trainer(
     accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False, max_epochs=1,
     limit_val_batches=0, enable_checkpointing=False, enable_progress_bar=False,
-    sync_batchnorm=True, precision="64-true", callbacks=[Stops()],
+    sync_batchnorm=True, precision="64-true", callbacks=[stops.Stops()],
 )
 share_batch_norm_on_cpu(trainer)
 trainer.fit(model, data)
@@ -89,6 +92,39 @@ assert trainer.global_step == 25
 assert len(asked) < 10, "nothing waits for the other ranks at every step, but for gradients"
 if trainer.is_global_zero:
     torch.save(model.state_dict(), out / "weights.pt")
+leave_ranks()
+"""
+
+
+STOP = """
+import os, signal, sys
+from pathlib import Path
+from pytorch_lightning import Callback, Trainer, seed_everything
+from cifar_lit.callbacks.checkpoint import LastCheckpoint
+from cifar_lit.callbacks.stops import Stopped, Stops
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.models import DepthwiseNet
+from cifar_lit.ranks import leave_ranks
+
+class Signal(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_rank == 1 and trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+out, last = Path(sys.argv[2]), LastCheckpoint()
+for name, goes_on in (("whole", None), ("stopped", None), ("stopped", "stopped/last.ckpt")):
+    seed_everything(1)
+    last.dirpath = str(out / name)
+    signals = [Signal()] if (name, goes_on) == ("stopped", None) else []
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", logger=False, max_epochs=1, limit_train_batches=15,
+        limit_val_batches=0, callbacks=[*signals, last, Stops()], enable_progress_bar=False,
+    )
+    model, data = DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2]), DigitsDataModule(batch_size=48)
+    try:
+        trainer.fit(model, data, ckpt_path=goes_on and out / goes_on, weights_only=True)
+    except Stopped as stopped:
+        (out / f"rank {trainer.global_rank}").write_text(f"{stopped.code} behind step {trainer.global_step}")
 leave_ranks()
 """
 
@@ -152,6 +188,17 @@ def test_training_is_the_same_on_two_ranks_with_shared_batchnorm(tmp_path: Path)
     for name in one:
         # In float64: in float32 the gradients of what a BatchNorm follows cancel too well to compare.
         assert torch.allclose(one[name], two[name], rtol=1e-7, atol=1e-9), name
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_behind_the_same_step(tmp_path: Path) -> None:
+    folder = on_ranks(STOP, 2, tmp_path / "run")
+    # Every ten steps they ask each other.
+    assert {(folder / f"rank {rank}").read_text() for rank in range(2)} == {"143 behind step 10"}
+    whole, resumed = (
+        torch.load(folder / name / "last.ckpt", weights_only=True)["state_dict"] for name in ("whole", "stopped")
+    )
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A run is the same run: twice, whatever the number of workers, after a stop, and on two ranks to the end."""
 
 import csv
+import itertools
 import os
 import shutil
 import signal
@@ -31,7 +32,7 @@ from cifar_lit.errors import UserError
 from cifar_lit.logger import CurvesLogger
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.schedules import Exponential, OneCycle, Plateau
-from cifar_lit.stepping import check_length
+from cifar_lit.stepping import check_length, seed_batch
 
 
 def fit(
@@ -499,6 +500,17 @@ def test_what_happened_before_a_checkpoint_is_in_the_curves_once_it_is_written(t
     assert len(whole) == len(set(whole))
 
 
+def test_what_a_network_draws_is_of_seed_epoch_batch_and_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for seed in ("0", "1", "0"):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)
+        for where in itertools.product(range(2), repeat=3):
+            seed_batch(torch.device("cpu"), *where)
+            drawn.append(torch.rand(()).item())
+    assert len(set(drawn[:16])) == 16
+    assert drawn[16:] == drawn[:8]
+
+
 LAUNCHERS = {
     "ddp": [sys.executable, "-m", "cifar_lit"],
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "cifar_lit"],
@@ -521,7 +533,9 @@ FEW = [
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_launchers_start_ranks_that_train_one_network(tmp_path: Path, launcher: str) -> None:
-    command, environment = [*LAUNCHERS[launcher], *FEW, *TWO], {**os.environ, "OMP_NUM_THREADS": "1"}
+    # torch's own shared BatchNorm would refuse what is on a CPU.
+    shared = ["--trainer.sync_batchnorm=true"] if launcher == "torchrun" else []
+    command, environment = [*LAUNCHERS[launcher], *FEW, *TWO, *shared], {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150, check=False
     )

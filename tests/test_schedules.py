@@ -1,6 +1,7 @@
 """Learning rates, at every epoch and step."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,21 @@ def test_one_cycle_rises_to_the_optimizers_rate_and_falls_to_nothing() -> None:
     assert max(seen) == pytest.approx(0.4)
     assert seen.index(max(seen)) == 29
     assert seen[-1] == pytest.approx(0.4e-3)
+
+
+@pytest.mark.parametrize("anneal", ["cos", "linear"])
+def test_one_cycles_rates_are_those_of_its_formula(anneal: Any) -> None:
+    given = {} if anneal == "cos" else {"anneal": anneal}
+    seen = rates(lambda o: OneCycle(o, 100, **given), lr=0.5, count=100)
+
+    def between(start: float, end: float, share: float) -> float:
+        way = (1 - math.cos(math.pi * share)) / 2 if anneal == "cos" else share
+        return start + (end - start) * way
+
+    # Smith and Topin 2018: up to 30 % of the steps, the first of which is at 4 % of the peak; then to next to nothing.
+    rise = [between(0.02, 0.5, step / 29) for step in range(30)]
+    fall = [between(0.5, 2e-6, (step - 29) / 70) for step in range(30, 100)]
+    assert seen == pytest.approx(rise + fall, rel=1e-6, abs=1e-9)
 
 
 def test_one_cycle_leaves_momentum_alone() -> None:
