@@ -20,7 +20,7 @@ from cifar_lit.runs import LAST
 
 # A metric in the template of a file's name, such as {val/accuracy:.4f}.
 _METRIC = re.compile(r"\{([^:}]*)")
-_PARTS = re.compile(r"-(?![^{]*\})")  # between such parts, but not within the braces
+_PARTS = re.compile(r"-(?![^{]*\})")  # between a name's parts, but not within the braces
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -30,7 +30,7 @@ class FiniteLoss(Callback):
     """Stops a run when its loss is NaN or infinite, and lets no checkpoint be saved after that.
 
     On a CPU it stops before the loss changes the weights. Training on an NVIDIA GPU never waits for it: the loss is
-    looked at when it has arrived, a few steps later. On others each step waits, which ``stop`` spares them.
+    looked at when it has arrived, a few steps later. On others each step waits for it.
 
     Args:
         stop: Stop the run. Otherwise it goes on, whatever comes of it.
