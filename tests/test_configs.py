@@ -154,16 +154,14 @@ PUBLISHED: dict[str, tuple[int, int, tuple[str, dict[str, float]], list[tuple[st
 NOTHING_ELSE: dict[str, Any] = {}
 KERAS_RESNET = {"depth": 20, "conv_bias": True, "weight_decay_on": "convolutions"}
 WHOLE_BATCHES = {"val_size": 0, "normalize": "none", "drop_last": True}
-KERAS_LAYERS = {"layer_defaults": "keras"}
 FURTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "r1": (KERAS_RESNET, {"val_size": 0, "normalize": "pixel_mean"}),
     "r2": (KERAS_RESNET, {"val_size": 0, "normalize": "pixel_mean"}),
     "r3": ({"initialization": "torch", "l1_penalty": 0.0}, {"val_size": 0}),
     "r4": (NOTHING_ELSE, {"val_size": 0}),
-    "r5": (KERAS_LAYERS, WHOLE_BATCHES),
+    "r5": (NOTHING_ELSE, WHOLE_BATCHES),
     "r5_wide": (
         {
-            **KERAS_LAYERS,
             "widths": [[32, 64, 128, 256], [32, 64, 128], []],
             "dropout": [[0.05, 0.05, 0.1, 0.1], [0.15, 0.15, 0.1], []],
             "padded_blocks": 2,
@@ -173,7 +171,6 @@ FURTHER: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "r5_separable": (
         {
-            **KERAS_LAYERS,
             "widths": [[32, 64], [32, 64], [32]],
             "dropout": [0.05, 0.1, 0.15],
             "padded_blocks": 0,

@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 import warnings
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.accuracy_figures import spread
+from benchmarks.accuracy_figures import results_of, spread
 from benchmarks.measure import settings_of
 
 REPOSITORY = Path(__file__).parent.parent
@@ -128,6 +129,12 @@ def test_its_other_figures_are_those_of_the_files_that_it_links() -> None:
     measured = spread(REPOSITORY)
     assert measured is not None
     assert f"one below {measured[1]:.1f} (above) may be luck" in said
+    afresh = 100 * max(of_results("published_logs")["r5_afresh"]["val_accuracy"])
+    (here,) = results_of("reference/r5", REPOSITORY)
+    ours = statistics.mean(run["accuracy"] for run in results_of("depthwise", REPOSITORY))
+    ahead, behind = afresh - here["best_epoch_accuracy"], ours - afresh
+    assert f"[{afresh:.2f} %](benchmarks/results/published_logs.json): {ahead:.1f} points more than it here" in said
+    assert f"and {behind:.1f} less than `depthwise`" in said
     fast, slow, in_float32 = (of_results(f"epoch_limit-cpu{day}")["recipes"] for day in ("", "-slow_day", "-float32"))
     times = max(slow[name]["seconds"] / fast[name]["seconds"] for name in fast if name in slow)
     assert f"up to {times:.1f} times as fast" in said
