@@ -24,6 +24,7 @@ from benchmarks.measure import (
     REPOSITORY,
     median_seconds,
     noise,
+    on_this,
     operations_a_second,
     origin,
     parser,
@@ -152,7 +153,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(
             f"{recipe}: {row['seconds']} s, limit {row['limit']} s ({row['bound']}), {row['ratio']} times", flush=True
         )
-        name = f"epoch_limit-{'cuda' if on_gpu else 'cpu'}{'-float32' if row['precision'] == '32-true' else ''}"
+        name = on_this("epoch_limit", row["precision"])
         kept = given.output / f"{name}.json"
         # What was measured of other recipes stays; it may be of another day, machine or command.
         figures: dict[str, Any] = read(kept)["recipes"] if kept.is_file() else {}

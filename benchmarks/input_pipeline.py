@@ -23,7 +23,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import REPOSITORY, NoiseDataModule, alternate, now, parser, ratio, save
+from benchmarks.measure import REPOSITORY, NoiseDataModule, alternate, now, on_this, parser, ratio, save
 from benchmarks.training_loop import PilImages
 from cifar_lit.cli import CifarCLI
 from cifar_lit.console import hush_libraries
@@ -154,7 +154,7 @@ def main(args: Sequence[str] | None = None) -> None:
     hush_libraries()
     figures = measure(given.images, given.batch_size, given.rounds, given.seconds)
     print(figures["median_images_per_second"], figures["ratios"])
-    save(f"input_pipeline-{'cuda' if torch.cuda.is_available() else 'cpu'}", figures, given.output)
+    save(on_this("input_pipeline"), figures, given.output)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import noise, parser, ratio, save
+from benchmarks.measure import noise, on_this, parser, ratio, save
 from benchmarks.training_loop import RECIPE, in_turns
 from cifar_lit.classifier import Classifier
 from cifar_lit.console import hush_libraries
@@ -87,7 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
     hush_libraries()
     figures = measure(given.rounds, given.batch_size, given.steps, given.images)
     print({key: figures[key] for key in ("median_milliseconds", "fit_adds_milliseconds", "fit_over_bare_loop")})
-    save(f"loop_overhead-{'cuda' if torch.cuda.is_available() else 'cpu'}", figures, given.output)
+    save(on_this("loop_overhead"), figures, given.output)
 
 
 if __name__ == "__main__":

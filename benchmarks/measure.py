@@ -259,6 +259,17 @@ def commit() -> str:
         return f"unknown ({COMMIT_VARIABLE} would tell)"
 
 
+def on_this(name: str, precision: str = "") -> str:
+    """What a result of this machine is called: by its device, and by float32 where that is what it computes in.
+
+    Args:
+        name: Of the benchmark.
+        precision: Lightning's name for it, where the result depends on it.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"{name}-{device}{'-float32' if precision == '32-true' else ''}"
+
+
 def read(file: Path) -> Any:
     """What a file of JSON holds."""
     return json.loads(file.read_text(encoding="utf-8"))

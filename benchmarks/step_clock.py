@@ -45,8 +45,7 @@ class StepClock(Callback):
             UserError: An epoch has too few batches, or a step takes several.
         """
         loader: Any = trainer.train_dataloader
-        images = getattr(getattr(loader, "executor", None), "together", 1)
-        self.made_together = math.ceil(images / loader.plan.batch_size) if images > 1 else 1
+        self.made_together = math.ceil(getattr(loader.executor, "together", 1) / loader.plan.batch_size)
         self.profiled_steps = math.ceil(PROFILED / self.made_together) * self.made_together
         if trainer.num_training_batches < WARM_UP + self.made_together + self.profiled_steps:
             raise UserError(

@@ -18,7 +18,7 @@ from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
 
 from benchmarks.accuracy import file_of
-from benchmarks.measure import noise, parser, run, save
+from benchmarks.measure import noise, on_this, parser, run, save
 from benchmarks.step_clock import WARM_UP, StepClock
 from cifar_lit.console import hush_libraries
 
@@ -38,7 +38,7 @@ def milliseconds(clock: StepClock) -> dict[str, float]:
     found = {}
     for part, steps in clock.seconds.items():
         counted = steps[WARM_UP:last]
-        # As many as are made together, or twice as many.
+        # Whole groups of what is made together.
         counted = counted[: len(counted) // group * group]
         middle = statistics.mean if part == "batch" and group > 1 else statistics.median
         found[part] = round(1e3 * middle(counted), 3)
@@ -120,9 +120,9 @@ def main(args: Sequence[str] | None = None) -> None:
         figures[recipe] = measure(recipe, further, given.steps, given.images)
         print(recipe, figures[recipe], flush=True)
     what = "where a training step spends its time, medians"
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    in_float32 = all(row["precision"] == "32-true" for row in figures.values())
-    save(f"step_parts-{device}{'-float32' if in_float32 else ''}", {"what": what, "recipes": figures}, given.output)
+    # The same of all, which have the same options.
+    precision = figures[given.recipes[0]]["precision"]
+    save(on_this("step_parts", precision), {"what": what, "recipes": figures}, given.output)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.commands import command, run_jobs
-from benchmarks.measure import REPOSITORY, commit, images_of, kind_of, read, save, settings_of, training_parser
+from benchmarks.measure import REPOSITORY, commit, images_of, kind_of, on_this, read, save, settings_of, training_parser
 from cifar_lit.console import hush_libraries
 
 # Of a run that is trained to its end and then tested once.
@@ -87,8 +85,7 @@ def main(args: Sequence[str] | None = None) -> None:
     figures["commits"] = figures.pop("commit")
     save(
         # With options of its own it is something else.
-        f"time_to_accuracy-{given.config.stem}-{'cuda' if torch.cuda.is_available() else 'cpu'}"
-        + ("-other" if further else ""),
+        on_this(f"time_to_accuracy-{given.config.stem}") + ("-other" if further else ""),
         {
             "what": "by seed: whole commands in seconds; accuracy on the test split after the last epoch, in percent",
             "recipe": given.config.stem,

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms as T
 
-from benchmarks.measure import DTYPES, REPOSITORY, images_of, now, parser, ratio, save, settings_of
+from benchmarks.measure import DTYPES, REPOSITORY, images_of, now, on_this, parser, ratio, save, settings_of
 from benchmarks.turns import Turns, turn
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.classifier import Classifier
@@ -222,10 +222,8 @@ def main(args: Sequence[str] | None = None) -> None:
     hush_libraries()
     figures = measure(images_of(given.images), given.rounds, given.batch_size, given.steps)
     print({key: figures[key] for key in ("median_images_per_second", "fit_over_bare_loop", "fit_over_conventional")})
-    on_gpu, in_float32 = torch.cuda.is_available(), choose_precision("auto")[0] == "32-true"
     # What a CPU without bfloat16 gives is another comparison: the script computes in float32 everywhere.
-    name = f"training_loop-{'cuda' if on_gpu else 'cpu'}{'-float32' if in_float32 else ''}"
-    save(name, figures, given.output)
+    save(on_this("training_loop", choose_precision("auto")[0]), figures, given.output)
 
 
 if __name__ == "__main__":

@@ -368,7 +368,10 @@ def test_parts_of_a_step_are_what_they_are_called(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--steps=15"], "5 steps warm up, 1 at least count and 10 are profiled, and an epoch has 15: give more --ste"),
+        (
+            ["--steps=15"],
+            "5 steps warm up, 1 at least count and 10 are profiled, and an epoch has 15: give more --steps",
+        ),
         (["--images=40"], "an epoch has 10: give"),
         (["--trainer.accumulate_grad_batches=2"], "leave accumulate_grad_batches out"),
     ],

@@ -18,6 +18,10 @@ REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
+def of_results(name: str) -> Any:
+    return json.loads((REPOSITORY / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def test_ci_runs_the_readmes_test_command() -> None:
     command = 'pip install -c constraints.txt -e ".[test]" && pytest -n 2 --dist loadfile'
     assert command in README
@@ -50,7 +54,7 @@ def test_constraints_are_plain_pins() -> None:
 
 
 def test_the_quickstarts_figures_are_of_its_recipe() -> None:
-    found = json.loads((REPOSITORY / "benchmarks" / "results" / "quickstart.json").read_text(encoding="utf-8"))
+    found = of_results("quickstart")
     assert found["settings"] == settings_of(REPOSITORY / "configs" / "quickstart.yaml")
     figures = f"{found['median_seconds']:.0f} s on 2 CPU cores | {found['mean_test_accuracy']:.1f} % test"
     assert figures in README
@@ -66,7 +70,7 @@ def test_it_says_what_the_choice_by_held_out_images_reaches() -> None:
 
 
 def test_it_says_of_a_gpu_what_was_measured_there() -> None:
-    found = json.loads((REPOSITORY / "benchmarks" / "results" / "gpu-nvidia-h200.json").read_text(encoding="utf-8"))
+    found = of_results("gpu-nvidia-h200")
     race, epochs = found["race"]["speed"], found["epochs"]
     assert (
         f"{race['median_seconds']:.1f} s alone, {race['mean_accuracy_multi_view']:.1f} % with six views on JPEG images "
@@ -85,8 +89,8 @@ def test_it_says_of_a_gpu_what_was_measured_there() -> None:
 
 
 def test_it_says_of_a_page_what_the_page_says() -> None:
-    (name,) = re.findall(r"benchmarks/results/(page-\w+\.json)", README)
-    page = json.loads((REPOSITORY / "benchmarks" / "results" / name).read_text(encoding="utf-8"))
+    (name,) = re.findall(r"benchmarks/results/(page-\w+)\.json", README)
+    page = of_results(name)
     names, confusion = [one["name"] for one in page["classes"]], page["confusion"]
     (said,) = [text for text in README.replace("\n", " ").split("  ") if name in text]
     hardest = min(page["classes"], key=lambda one: one["recall"])
@@ -106,10 +110,6 @@ def test_it_says_of_a_page_what_the_page_says() -> None:
     for i, j in others:
         ways = (f"{confusion[i][j]} and {confusion[j][i]}", f"{confusion[j][i]} and {confusion[i][j]}")
         assert any(f"({way})" in said for way in ways), (names[i], names[j])
-
-
-def of_results(name: str) -> Any:
-    return json.loads((REPOSITORY / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def test_its_other_figures_are_those_of_the_files_that_it_links() -> None:

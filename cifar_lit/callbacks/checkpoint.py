@@ -12,7 +12,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from cifar_lit.callbacks.stops import STEPS_BETWEEN_QUESTIONS, Stopped, ends_here, may_pause
+from cifar_lit.callbacks.stops import Stopped, ends_here, is_time_to_ask, may_pause
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.monitor import Mode, is_of_validation, mode_of
@@ -200,7 +200,7 @@ class LastCheckpoint(ModelCheckpoint):
         if may_pause(trainer, batch_idx):
             self._pauses += 1
             # By the clock ranks decide together, for which each waits for its GPU.
-            if self.save_on_exception or trainer.world_size == 1 or self._pauses % STEPS_BETWEEN_QUESTIONS == 0:
+            if self.save_on_exception or is_time_to_ask(trainer, self._pauses):
                 super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._save_if_it_ends_here(trainer)
 

@@ -12,8 +12,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from cifar_lit.console import say
 
-# Steps between two questions to the other ranks whether one of them was told to stop.
-STEPS_BETWEEN_QUESTIONS = 10
+# Pauses from one question to the other ranks to the next, for whose answer each waits for its GPU.
+PAUSES_A_QUESTION = 10
 
 
 def may_pause(trainer: Trainer, batch_idx: int) -> bool:
@@ -29,6 +29,16 @@ def may_pause(trainer: Trainer, batch_idx: int) -> bool:
     # The last question takes the longest.
     is_time = done % (trainer.val_check_batch or math.inf) == 0
     return not (is_time and trainer.fit_loop.epoch_loop._should_check_val_epoch())
+
+
+def is_time_to_ask(trainer: Trainer, pauses: int) -> bool:
+    """Whether it is time to decide something that ranks decide together; one alone always may.
+
+    Args:
+        trainer: Knows how many they are.
+        pauses: That the run has come to, see `may_pause`: alike on all ranks.
+    """
+    return trainer.world_size == 1 or pauses % PAUSES_A_QUESTION == 0
 
 
 def ends_here(trainer: Trainer) -> bool:
@@ -103,8 +113,8 @@ class Stops(Callback):
         # Of several ranks another may have heard the signal.
         if (self._signal is None and trainer.world_size == 1) or not may_pause(trainer, batch_idx):
             return
-        self._pauses += 1  # alike on all ranks
-        if trainer.world_size > 1 and self._pauses % STEPS_BETWEEN_QUESTIONS:
+        self._pauses += 1
+        if not is_time_to_ask(trainer, self._pauses):
             return
         if (kind := self._noted(trainer, pl_module)) is not None:
             raise Stopped(kind, f"in epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
