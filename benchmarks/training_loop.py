@@ -1,10 +1,11 @@
 """Speed of ``fit`` beside a bare PyTorch loop over the same network, data and augmentation, and a conventional script.
 
     python -m benchmarks.training_loop [--images FOLDER] [--rounds 15] [--batch_size 128] [--steps 20]
+                                      [--compile_mode default]
 
 The conventional script is what tutorials write: float32, NCHW, a torchvision pipeline on PIL images in two DataLoader
 workers, and the loss read at every step. All three train the same ResNet-20 on the same images, in turns of some steps;
-`fit` and the bare loop with the recipe's optimizer, the script with SGD.
+`fit` and the bare loop with the recipe's optimizer, and compiled if that is asked for, the script with SGD.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from itertools import count
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ from benchmarks.turns import Turns, turn
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.classifier import Classifier
 from cifar_lit.cli import CifarCLI
+from cifar_lit.compiling import CompileMode
 from cifar_lit.console import hush_libraries
 from cifar_lit.data import ImageDataModule
 from cifar_lit.data.images import Images
@@ -44,9 +46,14 @@ RECIPE = REPOSITORY / "configs" / "resnet20.yaml"
 
 
 def bare(model: Classifier, data: ImageDataModule, device: torch.device) -> Iterator[int]:
-    """Trains a model's network with its optimizer in a loop of a dozen lines; an item a step, its number of images."""
+    """Trains a model's network with its optimizer in a loop of a dozen lines; an item a step, its number of images.
+
+    The network is compiled as the model's is.
+    """
     dtype = DTYPES[choose_precision("auto")[0]]
     net, optimizer = model.to(device).train().net, model.new_optimizer()
+    if model.compile_mode != "none":
+        net = torch.compile(net, mode=model.compile_mode)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10**6, cycle_momentum=False)
     # Once, as Lightning does.
     loader = data.train_dataloader()
@@ -188,7 +195,9 @@ def in_turns(
     return speeds
 
 
-def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: int) -> dict[str, Any]:
+def measure(
+    data_options: Sequence[str], rounds: int, batch_size: int, steps: int, compile_mode: CompileMode = "none"
+) -> dict[str, Any]:
     """Speeds of the three, their medians and what they are beside one another."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
 
@@ -197,10 +206,12 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
             return lambda steps: process.submit(Elsewhere.turn, steps).result()
 
         options = [f"--config={RECIPE}", *data_options, f"--data.batch_size={batch_size}"]
+        options += [f"--model.compile_mode={compile_mode}"]
         speeds = in_turns(options, rounds, steps, {"conventional": script})
     return {
         "what": f"ResNet-20, batch {batch_size}, images/s in steady state; crop and flip",
         "settings": settings_of(RECIPE),
+        "compile_mode": compile_mode,
         "images_per_second": speeds,
         "median_images_per_second": {name: round(statistics.median(values)) for name, values in speeds.items()},
         "fit_over_bare_loop": round(ratio(speeds, "fit", "bare loop"), 3),
@@ -212,18 +223,23 @@ def measure(data_options: Sequence[str], rounds: int, batch_size: int, steps: in
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Measures and writes ``results/training_loop-<device>.json``, ``…-float32.json`` where `fit` computes in it."""
+    """Measures and writes ``results/training_loop-<device>.json``.
+
+    Where `fit` computes in float32 it is ``…-float32.json``, where it is compiled ``…-compiled.json``.
+    """
     options = parser(__doc__)
     options.add_argument("--images", default="data/cifar10-jpeg", help="folder with train/<class>/ and test/<class>/")
     options.add_argument("--rounds", type=int, default=15)
     options.add_argument("--batch_size", type=int, default=128)
     options.add_argument("--steps", type=int, default=20, help="steps of a turn")
+    options.add_argument("--compile_mode", choices=get_args(CompileMode), default="none", help="of fit and bare loop")
     given = options.parse_args(args)
     hush_libraries()
-    figures = measure(images_of(given.images), given.rounds, given.batch_size, given.steps)
+    figures = measure(images_of(given.images), given.rounds, given.batch_size, given.steps, given.compile_mode)
     print({key: figures[key] for key in ("median_images_per_second", "fit_over_bare_loop", "fit_over_conventional")})
     # What a CPU without bfloat16 gives is another comparison: the script computes in float32 everywhere.
-    save(on_this("training_loop", choose_precision("auto")[0]), figures, given.output)
+    compiled = "" if given.compile_mode == "none" else "-compiled"
+    save(on_this("training_loop", choose_precision("auto")[0]) + compiled, figures, given.output)
 
 
 if __name__ == "__main__":

@@ -261,6 +261,25 @@ def test_a_bare_loop_has_the_optimizer_of_the_recipe() -> None:
     assert not torch.equal(model.net.head.weight, weights)
 
 
+@pytest.mark.parametrize(("mode", "expected"), [("none", []), ("default", [("default", "MeanColour")])])
+def test_a_bare_loop_is_compiled_as_the_model_is(
+    mode: Any, expected: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loop_overhead.MeanColourClassifier(compile_mode=mode)
+    compiled = []
+
+    def compile_(net: torch.nn.Module, mode: str) -> torch.nn.Module:
+        compiled.append((mode, type(net).__name__))
+        return net
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    data = measure.NoiseDataModule(images=40, batch_size=4, val_size=0)
+    data.prepare_data()
+    data.setup("fit")
+    assert next(training_loop.bare(model, data, torch.device("cpu"))) == 4
+    assert compiled == expected
+
+
 def test_traffic_counts_passes_over_maps() -> None:
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.AvgPool2d(4)
