@@ -42,7 +42,11 @@ class CompilableModule(LightningModule):
         self._compiled = self._new_compiled()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Maps normalised images, float (N, 3, H, W), to logits (N, C)."""
+        """Maps normalised images, float (N, 3, H, W), to logits (N, C).
+
+        Raises:
+            UserError: These are no normalised images, or the network cannot be compiled here.
+        """
         if images.dtype == torch.uint8:
             raise UserError(
                 "These images are pixels of uint8, and not yet normalised: give a trainer the data module and not its "
@@ -52,6 +56,19 @@ class CompilableModule(LightningModule):
         if self._compiled is None:
             logits: Tensor = self.net(images)
             return logits
-        logits = self._compiled(images)
+        logits = self._run_compiled(images)
         # With CUDA graphs the next call writes over this one's output, which evaluation keeps.
         return logits if self.training else logits.clone()
+
+    def _run_compiled(self, images: Tensor) -> Any:
+        # Imported by torch.compile already, which takes a second that others are spared.
+        from torch._dynamo.exc import BackendCompilerFailed
+
+        try:
+            return self._compiled(images)
+        except BackendCompilerFailed as error:
+            reason = str(error.inner_exception).split("\n", 1)[0].rstrip(".")
+            raise UserError(
+                f"torch.compile fails here ({reason}): give it a C++ compiler, such as g++ (the environment variable "
+                "CXX names another), or leave --model.compile_mode out."
+            ) from error

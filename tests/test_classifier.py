@@ -322,6 +322,16 @@ def test_a_copy_of_a_compiled_model_runs_its_own_network(monkeypatch: pytest.Mon
     assert all(parameter.grad is None for parameter in copy.parameters())
 
 
+def test_where_nothing_compiles_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_compiler(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found.\nSet TORCH_LOGS")
+
+    compiled = partial(torch.compile, backend=without_compiler)
+    monkeypatch.setattr(torch, "compile", lambda function, mode: compiled(function))
+    with pytest.raises(UserError, match=r"No working C\+\+ compiler found\).* CXX.* leave --model.compile_mode out"):
+        Pixels(compile_mode="default")(torch.randn(2, 3, 32, 32))
+
+
 def test_a_model_of_python_can_be_pickled() -> None:
     model = ResNetV1(depth=8)
     images = torch.randn(2, 3, 32, 32)
