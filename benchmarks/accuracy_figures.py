@@ -17,8 +17,9 @@ from benchmarks.measure import read
 RESULTS = Path("benchmarks", "results", "accuracy")
 # Results of recipes as they were before whose names are taken: they still say how far apart runs come out.
 FORMER = RESULTS / "former"
-# Of a CPU that computes in bfloat16 first: it takes a fraction of the other's time.
-EPOCHS = tuple(Path("benchmarks", "results", f"epoch_limit-cpu{precision}.json") for precision in ("", "-float32"))
+# Of a CPU that computes in bfloat16, on a fast day and on a slow one; and of one that does not, which takes several
+# times as long.
+EPOCHS = tuple(Path("benchmarks", "results", f"epoch_limit-cpu{of}.json") for of in ("", "-slow_day", "-float32"))
 VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
 UNKNOWN = "not measured yet"
 # What makes runs alike but for their seed, their machine, and the version of this project.
@@ -103,34 +104,35 @@ def cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> st
 
 
 def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -> str:
-    """Median time of `fit`, and on what; about what an epoch timed on a CPU says where no run had its machine alone."""
+    """Median time of `fit`, and on what; about what timed epochs on a CPU say where no run had its machine alone."""
     alone = [result for result in results if result.get("at_once", 1) == 1]
     if alone:
         # That of most runs, and of the first among equals.
         machines = [result["machine"] for result in alone]
-        about, machine = "", max(machines, key=machines.count)
-        seconds = statistics.median(result["fit_seconds"] for result in alone if result["machine"] == machine)
+        about, machine, day = "", max(machines, key=machines.count), ""
+        seconds = [statistics.median(result["fit_seconds"] for result in alone if result["machine"] == machine)]
     else:
-        measured = timed_epoch(recipe, repository)
-        if measured is None:
+        fast, slow, without_bfloat16 = (timed_epoch(recipe, repository, file) for file in EPOCHS)
+        timed = [row for row in (fast, slow) if row] or [row for row in (without_bfloat16,) if row]
+        if not timed:
             return UNKNOWN
         settings = yaml.safe_load(file_of(recipe, repository).read_text(encoding="utf-8"))
-        about, machine = "about ", measured["machine"]
-        seconds = settings["trainer"]["max_epochs"] * measured["seconds"]
+        about, machine, day = "about ", timed[0]["machine"], " on a slow day" if timed == [slow] else ""
+        seconds = [settings["trainer"]["max_epochs"] * row["seconds"] for row in timed]
     where = machine["gpu"] or ("1 CPU core" if machine["threads"] == 1 else f"{machine['threads']} CPU cores")
     where += " in float32" if in_float32(machine) else ""
-    unit, name = (1, "s") if seconds < 120 else (60, "min") if seconds < 240 * 60 else (3600, "h")
-    return f"{about}{seconds / unit:.0f} {name} on {where}"
+    longest = max(seconds)
+    unit, name = (1, "s") if longest < 120 else (60, "min") if longest < 240 * 60 else (3600, "h")
+    # Once, where both are the same.
+    amount = " to ".join(dict.fromkeys(f"{one / unit:.0f}" for one in seconds))
+    return f"{about}{amount} {name} on {where}{day}"
 
 
-def timed_epoch(recipe: str, repository: Path) -> dict[str, Any] | None:
-    """An epoch on a CPU as `benchmarks.epoch_limit` timed it, of the recipe as it is now."""
+def timed_epoch(recipe: str, repository: Path, file: Path) -> dict[str, Any] | None:
+    """An epoch on a CPU as `benchmarks.epoch_limit` timed it, of the recipe as it is now; None where it has not."""
     now = {**all_settings_of(recipe, repository), "further_options": []}
-    for file in EPOCHS:
-        measured: dict[str, Any] = read(repository / file)["recipes"].get(recipe, {})
-        if {key: measured.get(key) for key in now} == now:
-            return measured
-    return None
+    measured: dict[str, Any] = read(repository / file)["recipes"].get(recipe, {})
+    return measured if {key: measured.get(key) for key in now} == now else None
 
 
 def in_float32(machine: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Seconds that `fit` takes for an epoch of 50,000 images, beside the least that this machine could take.
 
-    python -m benchmarks.epoch_limit [RECIPE …] [--all] [--steps 24] [--epochs 2] [--data.batch_size=2048 …]
+    python -m benchmarks.epoch_limit [RECIPE …] [--all] [--steps 24] [--epochs 2] [--slow_day]
+                                     [--data.batch_size=2048 …]
 
 Options that are not its own go to `fit`. The images are noise. On a CPU an epoch is extrapolated from a few dozen
 steps. The first epoch warms up and does not count.
@@ -137,7 +138,10 @@ def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int,
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Measures, and adds each to ``results/epoch_limit-<device>.json``, ``…-float32.json`` of what computes in it."""
+    """Measures, and adds each to ``results/epoch_limit-<device>.json``.
+
+    Of what computes in float32 it is ``…-float32.json``, of a slow day ``…-slow_day.json``.
+    """
     on_gpu = torch.cuda.is_available()
     options = parser(__doc__)
     options.add_argument("recipes", nargs="*", default=DEFAULT, help="names in configs/")
@@ -145,6 +149,11 @@ def main(args: Sequence[str] | None = None) -> None:
     options.add_argument("--steps", type=int, default=None if on_gpu else 24, help="steps of an epoch; on a GPU all")
     options.add_argument("--epochs", type=int, default=6 if on_gpu else 2, help="including one that warms up")
     options.add_argument("--images", type=int, default=EPOCH, help="in the data set")
+    options.add_argument(
+        "--slow_day",
+        action="store_true",
+        help="keep it apart: this shared machine is often faster than now",
+    )
     given, further = options.parse_known_args(args)
     hush_libraries()
     recipes = sorted(path.stem for path in CONFIGS.glob("*.yaml")) if given.all else given.recipes
@@ -153,7 +162,7 @@ def main(args: Sequence[str] | None = None) -> None:
         print(
             f"{recipe}: {row['seconds']} s, limit {row['limit']} s ({row['bound']}), {row['ratio']} times", flush=True
         )
-        name = on_this("epoch_limit", row["precision"])
+        name = on_this("epoch_limit", row["precision"]) + ("-slow_day" if given.slow_day else "")
         kept = given.output / f"{name}.json"
         # What was measured of other recipes stays; it may be of another day, machine or command.
         figures: dict[str, Any] = read(kept)["recipes"] if kept.is_file() else {}

@@ -20,7 +20,8 @@ def result(recipe: str, **figures: Any) -> dict[str, Any]:
     return {**same, "data": "jpeg", "machine": machine, "fit_seconds": 1830.0, "seed": 0, **figures}
 
 
-def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
+def test_the_table_has_means_medians_and_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy_table, "ELSEWHERE", ("elsewhere",))
     folder = tmp_path / accuracy_figures.RESULTS
     folder.mkdir(parents=True)
     (tmp_path / "configs" / "reference").mkdir(parents=True)
@@ -28,11 +29,14 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         "| recipe |\n| `net` (Net) | 1,000 | 50 | not measured yet | not measured yet |\n"
         "| `gone` | 1 | 2 | 3 s | 3 % ([1 seed](benchmarks/results/accuracy/gone-jpeg-cpu-seed0.json)) |\n"
         "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
+        "| `invented` | 1 | 2 | 3 s | 99 % |\n"
     )
     (tmp_path / "configs" / "net.yaml").write_text(
         "# Net.\n# Cost: not measured yet.\n# Accuracy: not\n# yet.\ntrainer: {}\n# Cost: no\n"
     )
-    (tmp_path / "configs" / "other.yaml").write_text("# Cost: not measured yet.\ntrainer: {}\n")
+    invented = {"invented": "Cost: 3 s.\n# Accuracy: 99 %.", "reference/r8": "Measured here: 99 %."}
+    for name, words in invented.items():
+        (tmp_path / "configs" / f"{name}.yaml").write_text(f"# {words}\ntrainer: {{}}\n")
     gone = "benchmarks/results/accuracy/gone-*.json"
     (tmp_path / "configs" / "gone.yaml").write_text(f"# Cost: 3 s.\n# Accuracy: 3 % ({gone}).\ntrainer: {{}}\n")
     elsewhere = "# Cost: 3 s.\n# Accuracy: 3 % (benchmarks/results/quickstart.json).\ntrainer: {}\n"
@@ -62,6 +66,7 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         "[1](benchmarks/results/accuracy/net-jpeg-cpu-seed1.json)) |\n"
         "| `gone` | 1 | 2 | not measured yet | not measured yet |\n"
         "| `elsewhere` | 1 | 2 | 3 s | 3 % (benchmarks/results/quickstart.json) |\n"
+        "| `invented` | 1 | 2 | not measured yet | not measured yet |\n"
     )
     header, settings = texts["configs/net.yaml"].split("trainer: ")
     trained = words.replace("JPEG", "trained on all 50,000 JPEG")
@@ -72,7 +77,8 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
     assert settings == "{}\n# Cost: no\n"
     assert texts["configs/gone.yaml"] == "# Cost: not measured yet.\n# Accuracy: not measured yet.\ntrainer: {}\n"
     assert texts["configs/elsewhere.yaml"] == elsewhere
-    assert texts["configs/other.yaml"] == "# Cost: not measured yet.\ntrainer: {}\n"
+    assert texts["configs/invented.yaml"] == texts["configs/gone.yaml"]
+    assert texts["configs/reference/r8.yaml"] == "# Measured here: not measured yet.\ntrainer: {}\n"
     assert re.fullmatch(
         r"# R9. Measured here: 80.00 % test, 81.25 % in the best epoch; JPEG images \(1 seed, begun on a GPU, 90 s on "
         r"1 CPU core; python -m benchmarks.accuracy reference/r9 --seeds 1 --first_seed 3 --data_root "
@@ -94,11 +100,11 @@ def test_the_table_has_means_medians_and_a_link(tmp_path: Path) -> None:
         assert f"(1 seed, {said}; python -m" in accuracy_table.generated(tmp_path)[recipe].replace("\n# ", " ")
 
 
-def write_timed_epochs(folder: Path, rows: dict[str, Any] | None = None, slow: dict[str, Any] | None = None) -> None:
-    """Writes what `benchmarks.epoch_limit` does: of a CPU with bfloat16, and of one without it."""
-    for file, timed in zip(accuracy_figures.EPOCHS, (rows, slow), strict=True):
+def write_timed_epochs(folder: Path, *rows: dict[str, Any]) -> None:
+    """Writes what `benchmarks.epoch_limit` does: of a CPU with bfloat16, of its slow day, and of one without it."""
+    for file, timed in zip(accuracy_figures.EPOCHS, (*rows, {}, {}, {}), strict=False):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text(json.dumps({"recipes": timed or {}}))
+        (folder / file).write_text(json.dumps({"recipes": timed}))
 
 
 def test_a_recipe_that_was_only_timed_says_what_it_costs(tmp_path: Path) -> None:
@@ -156,9 +162,11 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
     row = {**timed, "settings": "trainer: {max_epochs: 50}"}
     small, large = ({"cpu": cpu, "threads": 2, "gpu": None} for cpu in ("small", "large"))
 
-    def cost(*results: dict[str, Any], in_float32_too: bool = False, **changed: Any) -> str:
-        slow = {"seconds": 600.0, "machine": {"threads": 2, "gpu": None, "precision": "32-true"}}
-        write_timed_epochs(tmp_path, {"net": {**row, **changed}}, {"net": {**row, **slow}} if in_float32_too else {})
+    def cost(*results: dict[str, Any], in_float32_too: bool = False, slow_day: float = 0, **changed: Any) -> str:
+        slow = {"net": {**row, "seconds": slow_day}} if slow_day else {}
+        old = {"seconds": 600.0, "machine": {"threads": 2, "gpu": None, "precision": "32-true"}}
+        old = {"net": {**row, **old}} if in_float32_too else {}
+        write_timed_epochs(tmp_path, {"net": {**row, **changed}}, slow, old)
         return accuracy_figures.cost("net", results, tmp_path)
 
     runs = [{"fit_seconds": seconds, "machine": large} for seconds in (600.0, 1200.0, 6000.0)]
@@ -175,6 +183,11 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
     # Where the CPU lacks bfloat16, and only there.
     assert cost(shared, in_float32_too=True) == "about 50 min on 2 CPU cores"
     assert cost(shared, in_float32_too=True, settings="trainer: {}") == "about 8 h on 2 CPU cores in float32"
+    # Of two days.
+    assert cost(shared, slow_day=130, in_float32_too=True) == "about 50 to 108 min on 2 CPU cores"
+    assert cost(shared, slow_day=2, seconds=1.0) == "about 50 to 100 s on 2 CPU cores"
+    assert cost(shared, slow_day=2.5, seconds=2.4) == "about 2 min on 2 CPU cores"
+    assert cost(shared, slow_day=130, settings="trainer: {}") == "about 108 min on 2 CPU cores on a slow day"
     slow = {"fit_seconds": 600.0, "machine": {**small, "precision": "32-true"}}
     assert cost(slow) == "10 min on 2 CPU cores in float32"
 

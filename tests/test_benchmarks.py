@@ -320,6 +320,8 @@ def test_epoch_limits_are_added_to_those_of_other_recipes(tmp_path: Path, monkey
         measured = {"seconds": seconds, "limit": 1.0, "bound": "compute", "ratio": 1.0, "precision": precision}
         monkeypatch.setattr(epoch_limit, "measure", lambda *_, measured=measured: measured)
         epoch_limit.main([recipe, f"--output={tmp_path}"])
+    epoch_limit.main(["resnet20", "--slow_day", f"--output={tmp_path}"])
+    assert result(tmp_path, "epoch_limit-cpu-slow_day")["recipes"].keys() == {"resnet20"}
     slow = result(tmp_path, "epoch_limit-cpu-float32")["recipes"]
     assert {recipe: row["seconds"] for recipe, row in slow.items()} == {"resnet20": 9.0}
     rows = result(tmp_path, "epoch_limit-cpu")["recipes"]

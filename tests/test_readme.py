@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from benchmarks.accuracy_figures import results_of, spread
 from benchmarks.measure import settings_of
@@ -34,12 +35,25 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert lines[-1] == 'exit "${failed:-0}"'
 
 
-def test_the_table_names_every_recipe_with_its_parameters() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)`.*?\| ([\d,]+) \|", README, re.MULTILINE))
+def test_the_table_names_every_recipe_with_its_parameters_and_epochs() -> None:
+    found = re.findall(r"^\| `(\w+)`.*?\| ([\d,]+) \| (\d+) \|", README, re.MULTILINE)
+    rows = {name: (parameters, epochs) for name, parameters, epochs in found}
     recipes = {path.stem: path.read_text(encoding="utf-8") for path in (REPOSITORY / "configs").glob("*.yaml")}
     assert rows.keys() == recipes.keys()
     for name, text in recipes.items():
-        assert f"{rows[name]} parameters" in text, name
+        parameters, epochs = rows[name]
+        assert f"{parameters} parameters, {epochs} epochs" in text, name
+        assert yaml.safe_load(text)["trainer"]["max_epochs"] == int(epochs), name
+
+
+def test_what_is_generated_has_its_place() -> None:
+    # Where there is none, `benchmarks.accuracy_table` has nothing to say.
+    for beginning in (r"\| system ", r"Another seed, or another machine,"):
+        assert len(re.findall(rf"^{beginning}", README, re.MULTILINE)) == 1
+    for file in (REPOSITORY / "configs").rglob("*.yaml"):
+        of_reference = file.parent.name == "reference"
+        for line in ["In the first", "Measured here: "] if of_reference else ["Cost: ", "Accuracy: "]:
+            assert len(re.findall(f"^# {line}", file.read_text(encoding="utf-8"), re.MULTILINE)) == 1, (file, line)
 
 
 def test_every_file_that_it_names_exists() -> None:
@@ -91,6 +105,10 @@ def test_it_says_of_a_gpu_what_was_measured_there() -> None:
 def test_it_says_of_a_page_what_the_page_says() -> None:
     (name,) = re.findall(r"benchmarks/results/(page-\w+)\.json", README)
     page = of_results(name)
+    # Of the run whose accuracy the table has.
+    recipe = name.removeprefix("page-")
+    (accuracy,) = (run["accuracy"] for run in results_of(recipe, REPOSITORY) if run["seed"] == int(page["seed"]))
+    assert 100 * page["accuracy"] == pytest.approx(accuracy, abs=0.005)
     names, confusion = [one["name"] for one in page["classes"]], page["confusion"]
     (said,) = [text for text in README.replace("\n", " ").split("  ") if name in text]
     hardest = min(page["classes"], key=lambda one: one["recall"])
@@ -124,7 +142,7 @@ def test_its_other_figures_are_those_of_the_files_that_it_links() -> None:
     fuzz = of_results("fuzz")
     assert f"Of {sum(fuzz['ends'].values())} runs with random settings" in said
     trained = fuzz["ends"]["run"]
-    assert f"{trained} trained, {sum(fuzz['ends'].values()) - trained} were refused in a line" in said
+    assert f"{trained} trained, {sum(fuzz['ends'].values()) - trained} ended in one line" in said
     assert fuzz["failures"] == []
     measured = spread(REPOSITORY)
     assert measured is not None
@@ -151,6 +169,25 @@ def test_its_other_figures_are_those_of_the_files_that_it_links() -> None:
     overhead = of_results("loop_overhead-cpu")
     assert f"[{overhead['fit_over_bare_loop']:.1f} times](benchmarks/results/loop_overhead-cpu.json)" in said
     assert f"a bare loop's, {overhead['fit_adds_milliseconds']:.1f} ms more" in said
+
+
+def test_it_says_how_fast_a_cpu_was() -> None:
+    ratios = of_results("input_pipeline-cpu")["ratios"]
+    albumentations, torchvision = (
+        ratios[f"{name}, device executor over {other}"]
+        for name, other in (("R4", "albumentations"), ("crop and flip", "torchvision"))
+    )
+    assert f"| [{albumentations:.1f} times](benchmarks/results/input_pipeline-cpu.json) |" in README
+    assert f"| [{torchvision:.1f} times](benchmarks/results/input_pipeline-cpu.json) |" in README
+    names = ["training_loop-cpu", "training_loop-cpu-compiled"]
+    loops = {name: of_results(name) for name in names}
+    assert [loop["compile_mode"] for loop in loops.values()] == ["none", "default"]
+    for key, words in (("fit_over_bare_loop", "{:.2f}"), ("fit_over_conventional", "{:.1f} times")):
+        said = [f"[{words.format(loop[key])}](benchmarks/results/{name}.json)" for name, loop in loops.items()]
+        assert f"| {said[0]}; compiled {said[1]} |" in README
+    found = of_results("time_to_accuracy-speed-cpu")
+    reached = f"{found['mean_accuracy_multi_view']:.1f} % in {found['median_fit_seconds'] / 60:.0f} min"
+    assert f"| [{reached}](benchmarks/results/time_to_accuracy-speed-cpu.json) |" in README
 
 
 def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
