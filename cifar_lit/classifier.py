@@ -128,11 +128,12 @@ class Classifier(CompilableModule, ResumableModule):
             # Of the module: see `parameter_groups`.
             trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
             penalty = self.l1_penalty * sum(parameter.abs().sum() for parameter in trained)
-        self.train_scores.update((loss + penalty).detach(), logits.detach(), labels)
+        with_penalty = loss + penalty if self.l1_penalty else loss
+        self.train_scores.update(with_penalty.detach(), logits.detach(), labels)
         if several_ranks() and self.trainer.is_last_batch:
             # The only batch whose shares may differ in size.
-            loss = loss * share_of_ranks(len(labels), self.device)
-        return loss + penalty
+            with_penalty = loss * share_of_ranks(len(labels), self.device) + penalty
+        return with_penalty
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's hook: the gradients of a batch's loss, which counts as much as any other of its step."""

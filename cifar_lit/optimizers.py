@@ -1,8 +1,6 @@
 """Optimizers that torch does not have, of the CIFAR-10 speed records: a rate each for filters, matrices and biases."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,40 +9,8 @@ from torch.optim import SGD, Optimizer
 from torch.optim.sgd import sgd
 
 from cifar_lit.errors import UserError
+from cifar_lit.newton_schulz import EPSILON, orthogonalize_all
 from cifar_lit.parameter_kinds import groups_by_kind, is_filters
-from cifar_lit.precision import choose_precision
-
-# Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/: so steep at 0 that few steps lift small singular
-# values, for which they end near 1 and not at it.
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-# Keeps what is all zeros from being divided by zero.
-EPSILON = 1e-7
-
-
-def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
-    """Brings all singular values near 1 by a Newton–Schulz iteration of fifth degree.
-
-    Args:
-        matrices: (N, rows, columns); many of one shape are faster together.
-        steps: Of the iteration. After 5 singular values lie in 0.68 to 1.13, but for those that were tiny.
-
-    Returns:
-        (N, rows, columns), in bfloat16 where the device is fast at it, else in float32.
-    """
-    a, b, c = NEWTON_SCHULZ
-    is_tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.float().mT if is_tall else matrices.float()
-    # The Frobenius norm: no singular value is larger.
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + EPSILON)).to(_fast_dtype(x.device.type))
-    for _ in range(steps):
-        gram = torch.bmm(x, x.mT)
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if is_tall else x
-
-
-@cache
-def _fast_dtype(device_type: str) -> torch.dtype:
-    return torch.bfloat16 if choose_precision(device_type)[0] == "bf16-mixed" else torch.float32
 
 
 def begin_momentum(optimizer: Optimizer) -> None:
@@ -147,18 +113,11 @@ class MuonSGD(Optimizer):
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients)
         ahead = torch._foreach_add(gradients, buffers, alpha=group["momentum"])
-        alike: defaultdict[torch.Size, list[int]] = defaultdict(list)
-        for i, parameter in enumerate(filters):
-            alike[parameter.shape].append(i)
-        updates = list(ahead)
-        for places in alike.values():
-            # Channels last, as filters lie in memory; the order of columns does not matter.
-            stacked = torch.stack([ahead[i].movedim(1, -1) for i in places])
-            orthogonal = orthogonalize(stacked.flatten(2), group["steps"])
-            # In the filters' type and order in memory all are added in one go; tall ones come transposed.
-            orthogonal = orthogonal.to(stacked.dtype).contiguous().view(stacked.shape)
-            for i, update in zip(places, orthogonal.movedim(-1, 2).unbind(), strict=True):
-                updates[i] = update
+        # Channels last, as filters lie in memory; the order of columns does not matter.
+        moved = [one.movedim(1, -1) for one in ahead]
+        orthogonal = orthogonalize_all([one.flatten(1) for one in moved], group["steps"])
+        # In the filters' order in memory all are added in one go.
+        updates = [one.view(like.shape).movedim(-1, 1) for one, like in zip(orthogonal, moved, strict=True)]
         norms, lengths = torch._foreach_norm(filters), [len(parameter) ** 0.5 for parameter in filters]
         torch._foreach_clamp_min_(norms, EPSILON)
         if any(parameter.dtype == torch.float16 for parameter in filters):
