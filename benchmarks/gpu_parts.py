@@ -10,8 +10,9 @@ from typing import Any
 from unittest import mock
 
 from benchmarks import accuracy, epoch_limit, input_pipeline, loop_overhead, step_parts, training_loop
-from benchmarks.measure import REPOSITORY, images_of, noise, run
+from benchmarks.measure import REPOSITORY, images_of, noise, origin, run
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION
+from cifar_lit.compiling import CompileMode
 
 CONFIGS = REPOSITORY / "configs"
 ACCURACY_OF = ("resnet20", "resnet18", "dilated_separable", "depthwise")
@@ -38,7 +39,7 @@ class Sizes:
 
     Attributes:
         pipeline: Images, rounds and least seconds of `input_pipeline`.
-        loops: Batch sizes and steps of `training_loop`.
+        loops: Batch sizes, steps and ways to compile of `training_loop`.
         overhead: Batch size, steps and images of `loop_overhead`.
         rounds: Of both.
         steps: Of an epoch of `step_parts`.
@@ -48,9 +49,13 @@ class Sizes:
         whole: Further ones for a run to its end.
     """
 
-    pipeline: tuple[int, int, float] = (10_000, 2, 0.5)
+    pipeline: tuple[int, int, float] = (8_192, 2, 0.5)
     # Whole multiples of the 8,192 images that a GPU makes at a time: `fit` and the bare loop then make as many.
-    loops: tuple[tuple[int, int], ...] = ((1024, 32), (128, 128))
+    loops: tuple[tuple[int, int, CompileMode], ...] = (
+        (1024, 32, "none"),
+        (1024, 32, "reduce-overhead"),
+        (128, 128, "none"),
+    )
     overhead: tuple[int, int, int] = (loop_overhead.BATCH_SIZE, 512, loop_overhead.IMAGES)
     rounds: int = 3
     steps: int = 90
@@ -62,7 +67,7 @@ class Sizes:
 
 TINY = Sizes(
     pipeline=(16, 1, 0.01),
-    loops=((4, 2),),
+    loops=((4, 2, "none"),),
     overhead=(4, 2, 40),
     rounds=1,
     steps=16,
@@ -105,6 +110,11 @@ class Settings:
 Part = Iterator[dict[str, Any]]
 
 
+def _where() -> dict[str, Any]:
+    # The command is the whole part's, without what it passes to itself.
+    return {name: value for name, value in origin().items() if name != "command"}
+
+
 def of_input_pipeline(given: Settings) -> Part:
     """`benchmarks.input_pipeline`."""
     images, rounds, seconds = given.sizes.pipeline
@@ -114,11 +124,13 @@ def of_input_pipeline(given: Settings) -> Part:
 def of_training_loop(given: Settings) -> Part:
     """`benchmarks.training_loop` at several batch sizes and, behind the first, `benchmarks.loop_overhead`."""
     figures: dict[str, Any] = {}
-    for batch_size, steps in given.sizes.loops:
-        figures[f"batch {batch_size}"] = training_loop.measure(given.data, given.sizes.rounds, batch_size, steps)
+    data, rounds = [*given.data, *ALIKE], given.sizes.rounds
+    for batch_size, steps, mode in given.sizes.loops:
+        name = f"batch {batch_size}{'' if mode == 'none' else ', compiled'}"
+        figures[name] = {**training_loop.measure(data, rounds, batch_size, steps, mode), **_where()}
         yield figures
         if "overhead" not in figures:
-            figures["overhead"] = loop_overhead.measure(given.sizes.rounds, *given.sizes.overhead)
+            figures["overhead"] = {**loop_overhead.measure(rounds, *given.sizes.overhead), **_where()}
             yield figures
 
 
@@ -145,7 +157,7 @@ def _of_recipes(names: Iterable[str], given: Settings, measure: Callable[[str, S
     figures = {}
     for name in names:
         recipe, options = EPOCHS_OF[name]
-        figures[name] = measure(recipe, [*options, *given.sizes.every])
+        figures[name] = {**measure(recipe, [*options, *given.sizes.every]), **_where()}
         print(name, figures[name], flush=True)
         yield figures
 

@@ -718,6 +718,16 @@ def test_gpu_keeps_the_better_figures_of_a_part(
     assert found == (before if kept else figures)
 
 
+def test_gpu_keeps_the_new_rows_of_a_part_that_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {"a": {"seconds": 1}, "b": {"seconds": 1}, "commit": "old"}
+    (tmp_path / "gpu-cpu.json").write_text(json.dumps({"epochs": before}))
+    row = {"seconds": 2, "commit": "new"}
+    monkeypatch.setattr(gpu, "run_part", lambda *args: {"a": row, "c": row, "error": "its time was up"})
+    gpu.main(["--tiny", "--parts", "epochs", f"--output={tmp_path}"])
+    found = json.loads((tmp_path / "gpu-cpu.json").read_text())["epochs"]
+    assert found == {**before, "a": row, "c": row}
+
+
 def test_gpu_has_time_for_all_but_what_goes_on_for_hours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
