@@ -418,11 +418,17 @@ def test_draws_have_the_distribution_of_albumentations(name: str) -> None:
         ours, theirs = np.round(ours, 9), np.round(theirs, 9)
         for column, label in enumerate(step.columns):
             assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 0.01, label
+        for column, label in enumerate(step.columns):
+            if "_max_" in label:
+                other = step.columns.index(label.replace("max", "min"))
+                sizes = [x[:, column] - x[:, other] for x in (ours, theirs)]
+                assert ks_2samp(*sizes).pvalue > 0.01, f"size of a hole: {label}"
         # Columns that are each right can still be tied to one another where they should not be, or the reverse.
         spread = theirs.std(axis=0)
         for a, b in itertools.combinations(np.flatnonzero(spread > 1e-9), 2):
-            sums = [np.round(x[:, a] / spread[a] + x[:, b] / spread[b], 9) for x in (ours, theirs)]
-            assert ks_2samp(*sums).pvalue > 1e-3, (step.columns[a], step.columns[b])
+            for sign in (1, -1):
+                both = [np.round(x[:, a] / spread[a] + sign * x[:, b] / spread[b], 9) for x in (ours, theirs)]
+                assert ks_2samp(*both).pvalue > 1e-3, (step.columns[a], step.columns[b], sign)
 
 
 # A pure function of images and seed ----------------------------------------------------------------------------------
