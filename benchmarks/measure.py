@@ -113,8 +113,8 @@ class Clock(Callback):
         """Starts."""
         self._begun = now()
 
-    def on_test_batch_end(self, *args: Any) -> None:
-        """Stops, unless another step follows."""
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops behind the last step: waiting for the GPU behind each would cost it time."""
         self.test = now() - self._begun
 
 
