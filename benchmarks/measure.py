@@ -113,9 +113,12 @@ class Clock(Callback):
         """Starts."""
         self._begun = now()
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, of: int = 0
+    ) -> None:
         """Stops behind the last step: waiting for the GPU behind each would cost it time."""
-        self.test = now() - self._begun
+        if batch_idx + 1 == trainer.num_test_batches[of]:
+            self.test = now() - self._begun
 
 
 def now() -> float:
