@@ -5,7 +5,8 @@
 
 The conventional script is what tutorials write: float32, NCHW, a torchvision pipeline on PIL images in two DataLoader
 workers, and the loss read at every step. All three train the same ResNet-20 on the same images, in turns of some steps;
-`fit` and the bare loop with the recipe's optimizer, and compiled if that is asked for, the script with SGD.
+`fit` and the bare loop with the recipe's optimizer, the script with SGD. If they are to be compiled, a bare loop that
+is not has turns, too.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ from benchmarks.turns import Turns, turn
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.classifier import Classifier
 from cifar_lit.cli import CifarCLI
-from cifar_lit.compiling import CompileMode
+from cifar_lit.compiling import CompileMode, compiled
 from cifar_lit.console import hush_libraries
 from cifar_lit.data import ImageDataModule
 from cifar_lit.data.images import Images
@@ -43,6 +44,10 @@ from cifar_lit.models.cifar_resnet import CifarResNetV1
 from cifar_lit.precision import choose_precision
 
 RECIPE = REPOSITORY / "configs" / "resnet20.yaml"
+UNCOMPILED = "bare loop, not compiled"
+# Made of the training images and the device, it gives images/s of so many steps.
+Contender = Callable[[Images, torch.device], Callable[[int], float]]
+HELD_OUT = "--data.val_size=0.1"
 
 
 def bare(model: Classifier, data: ImageDataModule, device: torch.device) -> Iterator[int]:
@@ -53,7 +58,7 @@ def bare(model: Classifier, data: ImageDataModule, device: torch.device) -> Iter
     dtype = DTYPES[choose_precision("auto")[0]]
     net, optimizer = model.to(device).train().net, model.new_optimizer()
     if model.compile_mode != "none":
-        net = torch.compile(net, mode=model.compile_mode)
+        net = compiled(net, model.compile_mode)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10**6, cycle_momentum=False)
     # Once, as Lightning does.
     loader = data.train_dataloader()
@@ -156,11 +161,17 @@ def bar_seconds(steps: int = 20_000) -> float:
     return seconds / steps
 
 
+def prepared(options: Sequence[str], device: torch.device) -> tuple[Iterator[int], Images]:
+    """A bare loop with the model and the data that `fit` makes of its options, and their training images."""
+    made = CifarCLI(["fit", *options, HELD_OUT, "--trainer.fast_dev_run=1"])
+    return bare(made.model, made.datamodule, device), made.datamodule.train_images
+
+
 def in_turns(
     options: Sequence[str],
     rounds: int,
     steps: int,
-    further: Mapping[str, Callable[[Images, torch.device], Callable[[int], float]]],
+    further: Mapping[str, Contender],
 ) -> dict[str, list[float]]:
     """Images/s of `fit` and of the bare loop, in turns.
 
@@ -168,24 +179,17 @@ def in_turns(
         options: For `fit`.
         rounds: Turns of each that count.
         steps: Of a turn.
-        further: What else has turns, by name: made of the training images and the device.
+        further: What else has turns, by name.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loop, images = prepared(options, device)
     # As many epochs as it takes.
-    arguments = [
-        "fit",
-        *options,
-        "--data.val_size=0.1",
-        "--trainer.max_epochs=1000000",
-        "--trainer.limit_val_batches=1",
-    ]
+    arguments = ["fit", *options, HELD_OUT, "--trainer.max_epochs=1000000", "--trainer.limit_val_batches=1"]
     counted = ["--trainer.callbacks+=benchmarks.turns.Turns", f"--trainer.callbacks.steps={steps}"]
     counted += [f"--trainer.callbacks.rounds={rounds}"]
     with tempfile.TemporaryDirectory() as folder:
         arguments += [f"--trainer.default_root_dir={folder}"]
-        tried = CifarCLI([*arguments, "--trainer.fast_dev_run=1"])
-        loop = bare(tried.model, tried.datamodule, device)
-        others = {name: make(tried.datamodule.train_images, device) for name, make in further.items()}
+        others = {name: make(images, device) for name, make in further.items()}
         Turns.others = {"bare loop": lambda steps: turn(loop, steps), **others}
         try:
             trainer = CifarCLI([*arguments, *counted]).trainer
@@ -206,8 +210,18 @@ def measure(
             return lambda steps: process.submit(Elsewhere.turn, steps).result()
 
         options = [f"--config={RECIPE}", *data_options, f"--data.batch_size={batch_size}"]
-        options += [f"--model.compile_mode={compile_mode}"]
-        speeds = in_turns(options, rounds, steps, {"conventional": script})
+
+        def as_it_is(_: Images, device: torch.device) -> Callable[[int], float]:
+            loop, _ = prepared(options, device)
+            return lambda steps: turn(loop, steps)
+
+        further: dict[str, Contender] = {"conventional": script}
+        if compile_mode != "none":
+            further[UNCOMPILED] = as_it_is
+        speeds = in_turns([*options, f"--model.compile_mode={compile_mode}"], rounds, steps, further)
+    compiled_over = {}
+    if UNCOMPILED in speeds:
+        compiled_over["bare_loop_over_not_compiled"] = round(ratio(speeds, "bare loop", UNCOMPILED), 3)
     return {
         "what": f"ResNet-20, batch {batch_size}, images/s in steady state; crop and flip",
         "settings": settings_of(RECIPE),
@@ -216,6 +230,7 @@ def measure(
         "median_images_per_second": {name: round(statistics.median(values)) for name, values in speeds.items()},
         "fit_over_bare_loop": round(ratio(speeds, "fit", "bare loop"), 3),
         "fit_over_conventional": round(ratio(speeds, "fit", "conventional"), 3),
+        **compiled_over,
         "progress_bar_microseconds_a_step": round(1e6 * bar_seconds(), 1),
         # On Linux in KiB; of this process, in which `fit` and the bare loop are at the same time.
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),

@@ -11,6 +11,13 @@ from cifar_lit.errors import UserError
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
 
+def compiled(function: Any, mode: str) -> Any:
+    """A function, or a module, compiled by torch when it runs for the first time."""
+    # A program for each size of batch: the one for all sizes, which torch makes instead when a second size comes, takes
+    # the first size, too, from then on, and is slower. A run has few sizes: usual batches and last ones.
+    return torch.compile(function, mode=mode, dynamic=False)
+
+
 class CompilableModule(LightningModule):
     """Has a network, and runs it as it is or compiled.
 
@@ -31,7 +38,7 @@ class CompilableModule(LightningModule):
 
     def _new_compiled(self) -> Any:
         # A function, not a module: names of weights stay, and hooks on layers (Grad-CAM) see the network itself.
-        return None if self.compile_mode == "none" else torch.compile(self.net.forward, mode=self.compile_mode)
+        return None if self.compile_mode == "none" else compiled(self.net.forward, self.compile_mode)
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy or a file: without what was compiled, which would go on running this module's own network."""

@@ -216,19 +216,25 @@ def test_a_turn_that_no_epoch_has_room_for_is_an_error() -> None:
 
 
 @pytest.mark.slow
-def test_training_loop(tmp_path: Path, image_folder: Callable[..., Path]) -> None:
+def test_training_loop(tmp_path: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
     images = image_folder(train=40, test=4)
-    training_loop.main(
-        [f"--images={images}", "--rounds=1", "--batch_size=4", "--steps=2", f"--output={tmp_path / 'results'}"]
-    )
+    arguments = [f"--images={images}", "--rounds=1", "--batch_size=4", "--steps=2", "--compile_mode=default"]
+    training_loop.main([*arguments, f"--output={tmp_path / 'results'}"])
+    # The networks of `fit` and of the model that the bare loop trains, and that one itself.
+    assert len(compiled) == 3
     (written,) = (tmp_path / "results").iterdir()
     found = result(tmp_path / "results", written.stem)
-    assert written.stem.endswith("-float32") == (found["machine"]["precision"] == "32-true")
+    precision = "-float32" if found["machine"]["precision"] == "32-true" else ""
+    assert (written.stem, found["compile_mode"]) == (f"training_loop-cpu{precision}-compiled", "default")
     assert found["settings"] == measure.settings_of(measure.REPOSITORY / "configs" / "resnet20.yaml")
     speeds = found["median_images_per_second"]
     assert all(speed > 1 for speed in speeds.values())
     assert {path.name for path in tmp_path.iterdir()} == {"images", "results"}
     assert found["fit_over_bare_loop"] == pytest.approx(speeds["fit"] / speeds["bare loop"], rel=0.1)
+    gain = speeds["bare loop"] / speeds["bare loop, not compiled"]
+    assert found["bare_loop_over_not_compiled"] == pytest.approx(gain, rel=0.1)
 
 
 @pytest.mark.slow
@@ -268,7 +274,8 @@ def test_a_bare_loop_is_compiled_as_the_model_is(
     model = loop_overhead.MeanColourClassifier(compile_mode=mode)
     compiled = []
 
-    def compile_(net: torch.nn.Module, mode: str) -> torch.nn.Module:
+    def compile_(net: torch.nn.Module, mode: str, dynamic: bool) -> torch.nn.Module:
+        assert not dynamic
         compiled.append((mode, type(net).__name__))
         return net
 

@@ -308,7 +308,7 @@ def test_an_evaluation_that_was_broken_off_does_not_count_in_the_next(tmp_path: 
 
 def test_a_copy_of_a_compiled_model_runs_its_own_network(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = partial(torch.compile, backend="eager")
-    monkeypatch.setattr(torch, "compile", lambda function, mode: compiled(function))
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled(function))
     model = Pixels(compile_mode="default")
     images = torch.randn(2, 3, 32, 32)
     model(images)
@@ -327,7 +327,7 @@ def test_where_nothing_compiles_it_says_what_to_do(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("No working C++ compiler found.\nSet TORCH_LOGS")
 
     compiled = partial(torch.compile, backend=without_compiler)
-    monkeypatch.setattr(torch, "compile", lambda function, mode: compiled(function))
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled(function))
     with pytest.raises(UserError, match=r"No working C\+\+ compiler found\).* CXX.* leave --model.compile_mode out"):
         Pixels(compile_mode="default")(torch.randn(2, 3, 32, 32))
 
@@ -394,7 +394,7 @@ def test_compiling_keeps_names_layers_and_figures(monkeypatch: pytest.MonkeyPatc
     plain = ResNetV1(depth=8)
     torch.manual_seed(0)
     model = ResNetV1(depth=8, compile_mode="reduce-overhead")
-    assert compiled == [{"mode": "reduce-overhead"}]
+    assert compiled == [{"mode": "reduce-overhead", "dynamic": False}]
     assert model.state_dict().keys() == plain.state_dict().keys()
     seen: list[torch.Size] = []
     model.cam_layer.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
