@@ -218,7 +218,12 @@ def test_a_turn_that_no_epoch_has_room_for_is_an_error() -> None:
 @pytest.mark.slow
 def test_training_loop(tmp_path: Path, image_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled.append(function) or function)
+
+    def compile_(function: Any, **_: Any) -> Any:
+        compiled.append(function)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_)
     images = image_folder(train=40, test=4)
     arguments = [f"--images={images}", "--rounds=1", "--batch_size=4", "--steps=2", "--compile_mode=default"]
     training_loop.main([*arguments, f"--output={tmp_path / 'results'}"])
