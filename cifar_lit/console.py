@@ -23,6 +23,9 @@ from cifar_lit.parser_reports import parsing_problem, shown, single
 
 # Gloo's words and NCCL's.
 RANK_LOST = re.compile(r"Connection (closed|reset) by|Connection was likely closed|remote process exited|Broken pipe")
+# PyTorch's words on a GPU and on a CPU, and NumPy's.
+MEMORY_FULL = re.compile(r"out of memory|can't allocate memory|Unable to allocate")
+MEMORY_ASKED = re.compile(r"allocate (\d[\d.]* \w+)")
 # PyTorch's words about a weight, and Lightning's about a run's length.
 SIZES_DIFFER = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[.*?\])\).*?torch\.Size\((\[.*?\])\)")
 # Files that text is read by, and those that read settings.
@@ -167,6 +170,13 @@ def one_line(error: BaseException) -> str:
         return (
             f"cifar-lit: The checkpoint is of another architecture or number of classes than the settings{where}: "
             "leave --config out to take its run's own, or give the options and the data that it was trained with."
+        )
+    if isinstance(error, MemoryError) or MEMORY_FULL.search(str(error)):
+        asked = MEMORY_ASKED.search(str(error))
+        more = f" ({asked[1]} more were asked for)" if asked else ""
+        return (
+            f"cifar-lit: Memory is full{more}: give a smaller --data.batch_size, or --data.executor=workers, which "
+            "keeps the data set off a GPU."
         )
     if RANK_LOST.search(str(error)):
         return (

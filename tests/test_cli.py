@@ -1235,6 +1235,26 @@ def test_weights_of_other_sizes_are_told_of_with_these() -> None:
     assert re.search(f"another architecture or number of classes than the settings {sizes}", one_line(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has"), " (20.00 MiB more"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 40 bytes"), " (40 bytes more"),
+        (MemoryError(), ":"),
+    ],
+)
+def test_full_memory_says_what_needs_less(error: Exception, asked: str) -> None:
+    line = one_line(error)
+    assert line.startswith(f"cifar-lit: Memory is full{asked}")
+    assert "--data.batch_size, or --data.executor=workers" in line
+
+
+def test_what_no_memory_holds_says_what_needs_less() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(10**15)
+    assert "Memory is full" in one_line(caught.value)
+
+
 def test_a_list_of_transforms_has_nothing_of_the_classes_that_it_replaces(capsys: pytest.CaptureFixture[str]) -> None:
     zoom, turn = "{class_path: Affine, init_args: {scale: [0.9, 1.1]}}", "{class_path: Rotate, init_args: {limit: 5}}"
     Path("zoom.yaml").write_text(f"data: {{init_args: {{transforms: [{zoom}, {zoom}, RandomRotate90]}}}}")
