@@ -58,7 +58,7 @@ def bare(model: Classifier, data: ImageDataModule, device: torch.device) -> Iter
     dtype = DTYPES[choose_precision("auto")[0]]
     net, optimizer = model.to(device).train().net, model.new_optimizer()
     if model.compile_mode != "none":
-        net = compiled(net, model.compile_mode)
+        net = compiled(net.forward, model.compile_mode)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=10**6, cycle_momentum=False)
     # Once, as Lightning does.
     loader = data.train_dataloader()
@@ -202,7 +202,7 @@ def in_turns(
 def measure(
     data_options: Sequence[str], rounds: int, batch_size: int, steps: int, compile_mode: CompileMode = "none"
 ) -> dict[str, Any]:
-    """Speeds of the three, their medians and what they are beside one another."""
+    """Speeds of all, their medians and what they are beside one another."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
 
         def script(images: Images, device: torch.device) -> Callable[[int], float]:
@@ -232,7 +232,7 @@ def measure(
         "fit_over_conventional": round(ratio(speeds, "fit", "conventional"), 3),
         **compiled_over,
         "progress_bar_microseconds_a_step": round(1e6 * bar_seconds(), 1),
-        # On Linux in KiB; of this process, in which `fit` and the bare loop are at the same time.
+        # On Linux in KiB; of this process, in which `fit` and the bare loops are at the same time.
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
 
@@ -253,8 +253,8 @@ def main(args: Sequence[str] | None = None) -> None:
     figures = measure(images_of(given.images), given.rounds, given.batch_size, given.steps, given.compile_mode)
     print({key: figures[key] for key in ("median_images_per_second", "fit_over_bare_loop", "fit_over_conventional")})
     # What a CPU without bfloat16 gives is another comparison: the script computes in float32 everywhere.
-    compiled = "" if given.compile_mode == "none" else "-compiled"
-    save(on_this("training_loop", choose_precision("auto")[0]) + compiled, figures, given.output)
+    how = "" if given.compile_mode == "none" else "-compiled"
+    save(on_this("training_loop", choose_precision("auto")[0]) + how, figures, given.output)
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ class Classifier(CompilableModule, ResumableModule):
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1). Training loss only.
         tta: Test-time augmentation, reported beside the plain figures: ``flip`` averages the logits of an image and
             of its mirror image, ``multi_view`` also of both moved by a pixel along the diagonal.
-        compile_mode: torch.compile's mode for the network, ``none`` to run it as it is. ``default`` suits a CPU,
-            ``reduce-overhead`` small networks on a GPU; the first steps take a minute or so.
+        compile_mode: torch.compile's mode for the network, ``none`` to run it as it is. ``default`` is for a CPU,
+            ``reduce-overhead`` for small networks on a GPU. The first step of each batch size takes a minute or so.
 
     Raises:
         UserError: An argument is out of its range.

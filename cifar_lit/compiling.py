@@ -1,5 +1,6 @@
 """A module's network, as it is or compiled by torch."""
 
+import re
 from typing import Any, Literal
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from cifar_lit.errors import UserError
 
+# What torch says on a CPU, and Triton on a GPU.
+WITHOUT_COMPILER = re.compile(r"No working C\+\+ compiler|Failed to find C compiler|C\+\+ compile error|Compiler: ")
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
 
@@ -75,7 +78,9 @@ class CompilableModule(LightningModule):
             return self._compiled(images)
         except BackendCompilerFailed as error:
             reason = str(error.inner_exception).split("\n", 1)[0].rstrip(".")
+            if not WITHOUT_COMPILER.search(reason):
+                raise
             raise UserError(
-                f"torch.compile fails here ({reason}): give it a C++ compiler, such as g++ (the environment variable "
-                "CXX names another), or leave --model.compile_mode out."
+                f"torch.compile needs a compiler ({reason}): install g++, or name one in the environment variable CXX "
+                "(on a GPU gcc, or CC), or leave --model.compile_mode out."
             ) from error

@@ -1,7 +1,7 @@
 """Matrices with their singular values brought near 1, many in few calls: a step of Muon."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 
 import torch
@@ -15,8 +15,12 @@ from cifar_lit.precision import choose_precision
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 # Keeps what is all zeros from being divided by zero.
 EPSILON = 1e-7
-# Numbers in a matrix up to which a call costs a CPU more than what it multiplies.
-SMALL = 2**16
+# Multiplications by zeros in a product of matrices that take a device as long as the calls that they save.
+WORTH_A_CALL = {"cpu": 2**21}
+WORTH_A_CALL_ELSEWHERE = 2**30
+
+# Matrices of one shape, (N, rows, columns) with no more rows than columns, and their places in a list.
+Stack = tuple[list[int], Tensor]
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
@@ -40,10 +44,10 @@ def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
 
 
 def orthogonalize_all(matrices: Sequence[Tensor], steps: int) -> list[Tensor]:
-    """`orthogonalize` of matrices of several shapes, in few calls: on a GPU they are what it costs.
+    """`orthogonalize` of matrices of several shapes, in few calls, however many they are: on a GPU calls are the cost.
 
     Those with as many rows go together, with columns of zeros up to the widest of them: zeros stay zeros, and change
-    no singular value. A CPU, which has to multiply them, does so with small matrices only.
+    no singular value.
 
     Args:
         matrices: Each (rows, columns). Tall ones are transposed on the way.
@@ -52,25 +56,45 @@ def orthogonalize_all(matrices: Sequence[Tensor], steps: int) -> list[Tensor]:
     Returns:
         Each in the shape and type of its own, contiguous.
     """
-    wide = [matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix for matrix in matrices]
-    together: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, matrix in enumerate(wide):
-        rows, columns = matrix.shape
-        is_cheap = matrix.device.type != "cpu" or matrix.numel() <= SMALL
-        together[rows, 0 if is_cheap else columns].append(i)
+    alike: defaultdict[tuple[torch.Size, torch.dtype, torch.device], list[int]] = defaultdict(list)
+    for i, matrix in enumerate(matrices):
+        alike[matrix.shape, matrix.dtype, matrix.device].append(i)
+    stacks: list[Stack] = []
+    for places in alike.values():
+        stack = torch.stack([matrices[i] for i in places])
+        stacks.append((places, stack.mT if stack.shape[1] > stack.shape[2] else stack))
     results = list(matrices)
-    for places in together.values():
-        widest = max(wide[i].shape[1] for i in places)
-        orthogonal = orthogonalize(torch.stack([_padded(wide[i], widest) for i in places]), steps)
-        for i, one in zip(places, orthogonal.to(matrices[places[0]].dtype).unbind(), strict=True):
-            one = one[:, : wide[i].shape[1]]
-            results[i] = (one if wide[i] is matrices[i] else one.mT).contiguous()
+    for batch in _batches(stacks):
+        padded = [_padded(stack, batch[0][1].shape[2]) for _, stack in batch]
+        orthogonal = orthogonalize(torch.cat(padded) if len(padded) > 1 else padded[0], steps).to(padded[0].dtype)
+        for (places, stack), part in zip(
+            batch, torch.split(orthogonal, [len(places) for places, _ in batch]), strict=True
+        ):
+            own = part[:, :, : stack.shape[2]]
+            is_tall = own.shape[1:] != matrices[places[0]].shape
+            for i, result in zip(places, (own.mT if is_tall else own).contiguous().unbind(), strict=True):
+                results[i] = result
     return results
 
 
-def _padded(matrix: Tensor, columns: int) -> Tensor:
-    missing = columns - matrix.shape[1]
-    return F.pad(matrix, (0, missing)) if missing else matrix
+def _batches(stacks: Iterable[Stack]) -> list[list[Stack]]:
+    """Stacks that go together, the widest of each first."""
+    batches: list[list[Stack]] = []
+    begun: dict[tuple[int, torch.dtype, torch.device], list[Stack]] = {}
+    for places, stack in sorted(stacks, key=lambda one: -one[1].shape[2]):
+        count, rows, columns = stack.shape
+        kind = rows, stack.dtype, stack.device
+        worth = WORTH_A_CALL.get(stack.device.type, WORTH_A_CALL_ELSEWHERE)
+        if kind not in begun or count * rows**2 * (begun[kind][0][1].shape[2] - columns) > worth:
+            begun[kind] = []
+            batches.append(begun[kind])
+        begun[kind].append((places, stack))
+    return batches
+
+
+def _padded(stack: Tensor, columns: int) -> Tensor:
+    missing = columns - stack.shape[2]
+    return F.pad(stack, (0, missing)) if missing else stack
 
 
 @cache

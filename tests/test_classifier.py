@@ -18,6 +18,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, IterableDataset
@@ -322,14 +323,42 @@ def test_a_copy_of_a_compiled_model_runs_its_own_network(monkeypatch: pytest.Mon
     assert all(parameter.grad is None for parameter in copy.parameters())
 
 
-def test_where_nothing_compiles_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_compiler(graph: Any, inputs: Any) -> Any:
-        raise RuntimeError("No working C++ compiler found.\nSet TORCH_LOGS")
+@pytest.mark.parametrize(
+    ("reason", "expected", "said"),
+    [
+        ("No working C++ compiler found.\nSet", UserError, r"C\+\+ compiler found\).* CXX.* --model.compile_mode out"),
+        ("Failed to find C compiler. Please", UserError, r"Failed to find C compiler.* CC\)"),
+        ("CUDA out of memory", BackendCompilerFailed, "CUDA out of memory"),
+    ],
+)
+def test_where_no_compiler_is_it_says_what_to_do(
+    reason: str, expected: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError(reason)
 
-    compiled = partial(torch.compile, backend=without_compiler)
+    compiled = partial(torch.compile, backend=failing)
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled(function))
-    with pytest.raises(UserError, match=r"No working C\+\+ compiler found\).* CXX.* leave --model.compile_mode out"):
+    with pytest.raises(expected, match=said):
         Pixels(compile_mode="default")(torch.randn(2, 3, 32, 32))
+
+
+def test_each_batch_size_has_a_program_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def counted(graph: Any, inputs: Any) -> Any:
+        (images,) = (value for value in inputs if isinstance(value, Tensor) and value.shape[1:] == (3, 32, 32))
+        sizes.append(images.shape[0])
+        return graph
+
+    compiled = partial(torch.compile, backend=counted)
+    monkeypatch.setattr(torch, "compile", lambda function, mode, **settings: compiled(function, **settings))
+    torch.compiler.reset()
+    model = ResNetV1(depth=8, compile_mode="default")
+    for size in (4, 3, 2, 4, 3):
+        model(torch.randn(size, 3, 32, 32))
+    # Numbers, none of which stands for any size.
+    assert [(size, type(size)) for size in sizes] == [(4, int), (3, int), (2, int)]
 
 
 def test_a_model_of_python_can_be_pickled() -> None:

@@ -143,7 +143,7 @@ def test_of_equally_good_epochs_the_later_is_kept(tmp_path: Path, accuracies: tu
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="needs a C++ compiler")
 def test_a_compiled_run_resumed_behind_an_epochs_smaller_batch_ends_in_the_same_weights(tmp_path: Path) -> None:
-    # 18 batches of 64, the last of 61: by then torch may have made a graph for any size, which the resumed run has not.
+    # 18 batches of 64, the last of 61, for which the whole run has compiled a program before the resumed one begins.
     keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=27, save_top_k=-1)
     torch.compiler.reset()
     # Without validation, which would compile a graph of its own.
