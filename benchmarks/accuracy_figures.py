@@ -118,13 +118,13 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
             return UNKNOWN
         settings = yaml.safe_load(file_of(recipe, repository).read_text(encoding="utf-8"))
         about, machine, day = "about ", timed[0]["machine"], " on a slow day" if timed == [slow] else ""
-        seconds = [settings["trainer"]["max_epochs"] * row["seconds"] for row in timed]
+        seconds = sorted(settings["trainer"]["max_epochs"] * row["seconds"] for row in timed)
     where = machine["gpu"] or ("1 CPU core" if machine["threads"] == 1 else f"{machine['threads']} CPU cores")
     where += " in float32" if in_float32(machine) else ""
     longest = max(seconds)
-    unit, name = (1, "s") if longest < 120 else (60, "min") if longest < 240 * 60 else (3600, "h")
+    unit, name, digits = (1, "s", 0) if longest < 120 else (60, "min", 0) if longest < 120 * 60 else (3600, "h", 1)
     # Once, where both are the same.
-    amount = " to ".join(dict.fromkeys(f"{one / unit:.0f}" for one in seconds))
+    amount = " to ".join(dict.fromkeys(f"{one / unit:.{digits}f}" for one in seconds))
     return f"{about}{amount} {name} on {where}{day}"
 
 

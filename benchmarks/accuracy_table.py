@@ -179,9 +179,9 @@ def generated(repository: Path) -> dict[Path, str]:
         texts[file] = file.read_text(encoding="utf-8")
         if file.parent.name == "reference":
             texts[file] = with_first_epochs(texts[file], file.stem, repository)
-        results = results_of(recipe, repository)
         if recipe in ELSEWHERE:
             continue
+        results = results_of(recipe, repository)
         spent = cost(recipe, results, repository)
         texts[readme] = with_row(texts[readme], recipe, spent, results)
         texts[file] = with_header(texts[file], recipe, spent, results)

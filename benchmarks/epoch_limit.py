@@ -35,6 +35,7 @@ from benchmarks.measure import (
 )
 from cifar_lit.console import hush_libraries
 from cifar_lit.explain.layers import LayerTable, network_table
+from cifar_lit.precision import choose_precision
 
 CONFIGS = REPOSITORY / "configs"
 DEFAULT = ("resnet20", "resnet18", "dilated_separable", "depthwise", "speed")
@@ -156,6 +157,8 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     given, further = options.parse_known_args(args)
     hush_libraries()
+    if given.slow_day and on_this("epoch_limit", choose_precision("auto")[0]) != "epoch_limit-cpu":
+        options.error("--slow_day is for CPUs that compute in bfloat16: others have but one file")
     recipes = sorted(path.stem for path in CONFIGS.glob("*.yaml")) if given.all else given.recipes
     for recipe in recipes:
         row = measure(recipe, further, given.steps, given.epochs, given.images)

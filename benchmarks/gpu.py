@@ -64,6 +64,10 @@ PARTS: dict[str, tuple[Callable[[Settings], Part], float]] = {
     "race": (of_race, 130),
     "accuracy": (of_accuracy, float("inf")),
 }
+# Parts whose rows are each a figure of its own: one is worth keeping without the others.
+BY_ROW = ("epochs", "steps", "training_loop")
+# What such a part holds beside rows.
+ORIGIN = ("machine", "versions")
 # With less than that a part is not begun: it would end before it has measured anything.
 LEAST_SECONDS = 20
 # Characters of an error that are kept.
@@ -112,11 +116,13 @@ def run_part(part: str, arguments: Sequence[str], seconds: float) -> dict[str, A
     return {**figures, "seconds_for_this_part": round(time.monotonic() - begun, 1)}
 
 
+def failed(figures: dict[str, Any]) -> bool:
+    """Whether a part of what was to be measured is missing."""
+    return not {"error", "race_error"}.isdisjoint(figures)
+
+
 def better(new: dict[str, Any], old: dict[str, Any]) -> bool:
     """Whether a part's figures are to take the place of those that were measured before."""
-
-    def failed(figures: dict[str, Any]) -> bool:
-        return not {"error", "race_error"}.isdisjoint(figures)
 
     def size(figures: Any) -> int:
         values = figures.values() if isinstance(figures, dict) else figures if isinstance(figures, list) else None
@@ -126,8 +132,14 @@ def better(new: dict[str, Any], old: dict[str, Any]) -> bool:
 
 
 def with_rows(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
-    """A part's figures before, with those of its new rows that say where they come from: nothing measured is lost."""
-    return {**old, **{name: row for name, row in new.items() if isinstance(row, dict) and "commit" in row}}
+    """A part's figures with the rows of before that it lacks, each with the day and the commit that it is of."""
+
+    def rows(figures: dict[str, Any]) -> dict[str, Any]:
+        of = {name: figures[name] for name in ("date", "commit") if name in figures}
+        named = {name: row for name, row in figures.items() if isinstance(row, dict) and name not in ORIGIN}
+        return {name: {**of, **row} for name, row in named.items()}
+
+    return {**new, **rows(old), **rows(new)}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -175,9 +187,12 @@ def main(args: Sequence[str] | None = None) -> None:
             continue
         print(f"{part}: {seconds:.0f} s at most", flush=True)
         figures = {**run_part(part, arguments, seconds), **origin()}
-        if part in result and not better(figures, result[part]):
-            print(f"{part}: {figures.get('error', 'a part of it failed')}; what it lacks stays as before", flush=True)
-            figures = with_rows(figures, result[part])
+        before_it = result.get(part, {})
+        if failed(figures) and part in BY_ROW:
+            figures = with_rows(figures, before_it)
+        elif before_it and not better(figures, before_it):
+            print(f"{part}: {figures.get('error', 'a part of it failed')}; what it measured before stays", flush=True)
+            continue
         result[part] = figures
         save(f"gpu-{device}", result, given.output)
 

@@ -24,7 +24,7 @@ from cifar_lit.parser_reports import parsing_problem, shown, single
 # Gloo's words and NCCL's.
 RANK_LOST = re.compile(r"Connection (closed|reset) by|Connection was likely closed|remote process exited|Broken pipe")
 # PyTorch's words on a GPU and on a CPU, and NumPy's.
-MEMORY_FULL = re.compile(r"out of memory|can't allocate memory|Unable to allocate")
+MEMORY_FULL = re.compile(r"out of memory|[Cc]an(no|')t allocate memory|Unable to allocate|CUBLAS_STATUS_ALLOC_FAILED")
 MEMORY_ASKED = re.compile(r"allocate (\d[\d.]* \w+)")
 # PyTorch's words about a weight, and Lightning's about a run's length.
 SIZES_DIFFER = re.compile(r"size mismatch for (\S+): .*?torch\.Size\((\[.*?\])\).*?torch\.Size\((\[.*?\])\)")
@@ -171,13 +171,6 @@ def one_line(error: BaseException) -> str:
             f"cifar-lit: The checkpoint is of another architecture or number of classes than the settings{where}: "
             "leave --config out to take its run's own, or give the options and the data that it was trained with."
         )
-    if isinstance(error, MemoryError) or MEMORY_FULL.search(str(error)):
-        asked = MEMORY_ASKED.search(str(error))
-        more = f" ({asked[1]} more were asked for)" if asked else ""
-        return (
-            f"cifar-lit: Memory is full{more}: give a smaller --data.batch_size, or --data.executor=workers, which "
-            "keeps the data set off a GPU."
-        )
     if RANK_LOST.search(str(error)):
         return (
             "cifar-lit: The connection to another process of this run is lost: see above what it said. Go on with "
@@ -188,6 +181,17 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError) and OF_PARSER.search(reader):
         return f"cifar-lit: A settings file is no UTF-8 text ({error}): save it as UTF-8."
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    full = next(
+        (link for link in _chain(error) if isinstance(link, MemoryError) or MEMORY_FULL.search(str(link))), None
+    )
+    if full is not None:
+        asked = MEMORY_ASKED.search(str(full))
+        more = f" ({asked[1]} more were asked for)" if asked else ""
+        apart = ", or with --data.executor=workers, which keeps the data set off the GPU" if "CUDA" in str(full) else ""
+        return (
+            f"cifar-lit: Memory is full{place}{more}: a fit needs less with a smaller --data.batch_size{apart} "
+            f"({TRACEBACK_VARIABLE}=1 shows the whole traceback)"
+        )
     return f"cifar-lit: {kind}{place}: {shown(str(error))} ({TRACEBACK_VARIABLE}=1 shows the whole traceback)"
 
 

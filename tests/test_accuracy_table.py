@@ -182,7 +182,7 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
     assert cost(shared, further_options=["--x"]) == "not measured yet"
     # Where the CPU lacks bfloat16, and only there.
     assert cost(shared, in_float32_too=True) == "about 50 min on 2 CPU cores"
-    assert cost(shared, in_float32_too=True, settings="trainer: {}") == "about 8 h on 2 CPU cores in float32"
+    assert cost(shared, in_float32_too=True, settings="trainer: {}") == "about 8.3 h on 2 CPU cores in float32"
     # Of two days.
     assert cost(shared, slow_day=130, in_float32_too=True) == "about 50 to 108 min on 2 CPU cores"
     assert cost(shared, slow_day=2, seconds=1.0) == "about 50 to 100 s on 2 CPU cores"

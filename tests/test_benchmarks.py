@@ -730,14 +730,22 @@ def test_gpu_keeps_the_better_figures_of_a_part(
     assert found == (before if kept else figures)
 
 
-def test_gpu_keeps_the_new_rows_of_a_part_that_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {"a": {"seconds": 1}, "b": {"seconds": 1}, "commit": "old"}
-    (tmp_path / "gpu-cpu.json").write_text(json.dumps({"epochs": before}))
-    row = {"seconds": 2, "commit": "new"}
-    monkeypatch.setattr(gpu, "run_part", lambda *args: {"a": row, "c": row, "error": "its time was up"})
+def test_gpu_keeps_every_row_of_a_part_that_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {name: {"seconds": 1} for name in ("a", "b")}
+    old = {**rows, "date": "old", "commit": "old", "machine": {"cpu": "old"}, "error": "its time was up"}
+    (tmp_path / "gpu-cpu.json").write_text(json.dumps({"epochs": old}))
+    row = {"seconds": 2, "date": "now", "commit": "new", "machine": {"cpu": "new"}}
+    monkeypatch.setattr(gpu, "run_part", lambda *args: {"a": row, "c": row, "error": "no device"})
     gpu.main(["--tiny", "--parts", "epochs", f"--output={tmp_path}"])
     found = json.loads((tmp_path / "gpu-cpu.json").read_text())["epochs"]
-    assert found == {**before, "a": row, "c": row}
+    assert (found["a"], found["c"], found["error"]) == (row, row, "no device")
+    assert found["b"] == {"seconds": 1, "date": "old", "commit": "old"}
+    assert found["commit"] == "abcdef"
+    monkeypatch.setattr(gpu, "run_part", lambda *args: {"a": row})
+    gpu.main(["--tiny", "--parts", "epochs", f"--output={tmp_path}"])
+    found = json.loads((tmp_path / "gpu-cpu.json").read_text())["epochs"]
+    assert "b" not in found
+    assert "error" not in found
 
 
 def test_gpu_has_time_for_all_but_what_goes_on_for_hours(
