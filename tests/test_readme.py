@@ -198,10 +198,8 @@ def test_it_says_how_fast_a_cpu_was() -> None:
     reached = f"{found['median_fit_seconds'] / 60:.0f} min and reached {found['mean_accuracy_multi_view']:.1f} %"
     assert f"[{reached}](benchmarks/results/time_to_accuracy-speed-cpu.json) on a fast day" in said
     epoch = of_results("epoch_limit-cpu-slow_day")["recipes"]["speed"]["seconds"]
-    epochs = yaml.safe_load((REPOSITORY / "configs" / "speed.yaml").read_text(encoding="utf-8"))["trainer"][
-        "max_epochs"
-    ]
-    assert f"alone take {epochs * epoch / 60:.0f} min" in said
+    recipe = yaml.safe_load((REPOSITORY / "configs" / "speed.yaml").read_text(encoding="utf-8"))
+    assert f"alone take {recipe['trainer']['max_epochs'] * epoch / 60:.0f} min" in said
 
 
 def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
