@@ -17,7 +17,7 @@ CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 def compiled(function: Any, mode: str) -> Any:
     """A function, or a module, compiled by torch when it runs for the first time."""
     # A program for each size of batch: the one for all sizes, which torch makes instead when a second size comes, takes
-    # the first size, too, from then on, and is slower. A run has few sizes: usual batches and last ones.
+    # the first size, too, from then on, and may be slower. A run has few sizes: usual batches and last ones.
     return torch.compile(function, mode=mode, dynamic=False)
 
 
