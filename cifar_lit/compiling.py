@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cifar_lit.errors import UserError
 
 # What torch says on a CPU, and Triton on a GPU.
-WITHOUT_COMPILER = re.compile(r"No working C\+\+ compiler|Failed to find C compiler|C\+\+ compile error|Compiler: ")
+WITHOUT_COMPILER = re.compile(r"No working C\+\+ compiler|Failed to find C compiler|Compiler: ")
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
 
