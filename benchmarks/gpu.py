@@ -133,13 +133,9 @@ def better(new: dict[str, Any], old: dict[str, Any]) -> bool:
 
 def with_rows(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     """A part's figures with the rows of before that it lacks, each with the day and the commit that it is of."""
-
-    def rows(figures: dict[str, Any]) -> dict[str, Any]:
-        of = {name: figures[name] for name in ("date", "commit") if name in figures}
-        named = {name: row for name, row in figures.items() if isinstance(row, dict) and name not in ORIGIN}
-        return {name: {**of, **row} for name, row in named.items()}
-
-    return {**new, **rows(old), **rows(new)}
+    of = {name: old[name] for name in ("date", "commit") if name in old}
+    rows = {name: {**of, **row} for name, row in old.items() if isinstance(row, dict) and name not in ORIGIN}
+    return {**rows, **new}
 
 
 def main(args: Sequence[str] | None = None) -> None:
