@@ -16,7 +16,7 @@ from cifar_lit.data.device_executor import unsupported
 from cifar_lit.data.executor_choice import Executor, runs_on_device, tell_of_another_size
 from cifar_lit.data.images import Images, stratified_split
 from cifar_lit.data.scaling import Transform, scaling_of, tell_of_another_scaling
-from cifar_lit.data.statistics import Statistics, channel_statistics, learnt_statistics, statistics_of
+from cifar_lit.data.statistics import Statistics, channel_statistics, learnt_statistics, normalised, statistics_of
 from cifar_lit.data.worker_executor import WorkerExecutor
 from cifar_lit.errors import UserError
 from cifar_lit.plain import keep_plain
@@ -226,11 +226,11 @@ class ImageDataModule(LightningDataModule):
         assert self._statistics is not None, "setup() comes first"
         mean, std = (statistic.to(images.device) for statistic in self._statistics)
         self._statistics = mean, std
-        normalised = (images.permute(0, 3, 1, 2) - mean) / std
+        images = normalised(images, self._statistics)
         if self.trainer is not None:
             # To the type of the weights: Lightning has converted the batch before, while it was uint8.
-            normalised = self.trainer.precision_plugin.convert_input(normalised)
-        return [normalised, *rest]
+            images = self.trainer.precision_plugin.convert_input(images)
+        return [images, *rest]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data: class names, normalisation, and how far the epoch has come."""

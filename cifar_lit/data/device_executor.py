@@ -157,7 +157,9 @@ class DeviceExecutor:
         for begin in range(0, n, chunk):
             part = slice(begin, begin + chunk)
             changed = self._run(images[part], [drawn[part] for drawn in params])
-            result[part] = changed.permute(0, 2, 3, 1)
+            # Pixel by pixel a CPU copies three numbers at a time, which takes it twice as long.
+            for channel in range(3):
+                result[part, :, :, channel] = changed[:, channel]
         return result
 
     def _run(self, images: Tensor, params: Params) -> Tensor:

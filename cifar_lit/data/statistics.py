@@ -76,3 +76,19 @@ def learnt_statistics(
     mean, std = learnt.get("mean", own[0]), learnt.get("std", own[1])
     # Each way to normalise has a shape of its own.
     return (mean, std) if (mean.shape, std.shape) == (own[0].shape, own[1].shape) else own
+
+
+def normalised(images: Tensor, statistics: Statistics) -> Tensor:
+    """Images without their mean, in units of their deviation.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        statistics: What to subtract, and what to divide by.
+
+    Returns:
+        float32 (N, 3, H, W), laid out as channels_last.
+    """
+    _, height, width, channels = images.shape
+    # As one row an image: of pixels by channel a CPU does three numbers at a time, which takes it four times as long.
+    mean, std = (statistic.expand(channels, height, width).permute(1, 2, 0).flatten() for statistic in statistics)
+    return ((images.flatten(1) - mean) / std).view(images.shape).permute(0, 3, 1, 2)
