@@ -88,7 +88,9 @@ def outcome(process: subprocess.Popen[bytes], part: str, seconds: float, folder:
     error = None
     try:
         if process.wait(max(seconds, 0)):
-            error = (folder / f"{part}.err").read_text(encoding="utf-8", errors="replace")[-ERROR_LENGTH:]
+            said = (folder / f"{part}.err").read_text(encoding="utf-8", errors="replace")[-ERROR_LENGTH:]
+            # One that was killed says nothing.
+            error = said or f"it ended with {process.returncode}"
     except subprocess.TimeoutExpired:
         error = "its time was up"
     with suppress(ProcessLookupError):

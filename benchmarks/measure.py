@@ -1,6 +1,7 @@
 """What the benchmarks share: data, clocks, alternation, and results that say where and of what they are."""
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -141,11 +142,16 @@ def images_of(folder: str | None) -> list[str]:
 
 @cache
 def kind_of(data_root: str | None) -> str:
-    """What the images are called in a result: original, jpeg for those of `benchmarks.jpeg_images`, or their folder."""
+    """What the images are called in a result: original, jpeg for those of `benchmarks.jpeg_images`, or their folder.
+
+    Of folders of one name the end of theirs, a digest of the whole path, tells one from another.
+    """
     if data_root is None:
         return "original"
     folder = Path(data_root).resolve()
-    return "jpeg" if jpeg_images.are_those(folder) else f"other-{folder.name}"
+    if jpeg_images.are_those(folder):
+        return "jpeg"
+    return f"other-{folder.name}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]}"
 
 
 def settings_of(file: Path) -> str:

@@ -769,6 +769,15 @@ def test_a_part_whose_time_is_up_is_ended_and_keeps_what_it_has(tmp_path: Path) 
     assert process.poll() is not None
 
 
+def test_a_part_that_is_killed_without_a_word_has_failed(tmp_path: Path) -> None:
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    (tmp_path / "epochs.err").touch()
+    found = gpu.outcome(process, "epochs", 100, tmp_path)
+    assert found == {"error": "it ended with -9"}
+    assert gpu.failed(found)
+
+
 def test_gpu_needs_images_or_to_be_tiny(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gpu.main([])

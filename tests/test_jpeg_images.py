@@ -1,6 +1,7 @@
 """The images that the results are of can be made again."""
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,9 @@ def test_jpeg_images_are_pillows_at_quality_75_in_the_published_order(
         assert file.read_bytes() == expected.getvalue()
         assert get_sampling(Image.open(file)) == 2  # 4:2:0
     digests = {split: jpeg_images.sha256_of(folder, split) for split in ("train", "test")}
-    assert measure.kind_of(str(folder)) == "other-jpeg"
+    assert re.fullmatch("other-jpeg-[0-9a-f]{6}", measure.kind_of(str(folder)))
+    # Another folder of this name.
+    assert measure.kind_of(str(tmp_path / "more" / "jpeg")) != measure.kind_of(str(folder))
     monkeypatch.setattr(jpeg_images, "SHA256", digests)
     measure.kind_of.cache_clear()
     jpeg_images.main(options)
