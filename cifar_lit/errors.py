@@ -1,4 +1,4 @@
-"""The one exception whose message is meant for the person at the keyboard, a check that raises it, and the way out."""
+"""The one exception whose message is meant for the person at the keyboard, checks that raise it, and the way out."""
 
 from typing import Any, get_args
 
@@ -18,3 +18,14 @@ def check_choice(name: str, value: str, literal: Any) -> None:
     """
     if value not in get_args(literal):
         raise UserError(f"{name} is {value!r}: give one of {', '.join(get_args(literal))}.")
+
+
+def check_not_negative(**settings: float) -> None:
+    """Sees whether numbers are at least 0; NaN is not.
+
+    Raises:
+        UserError: One is not.
+    """
+    for name, value in settings.items():
+        if not value >= 0:
+            raise UserError(f"{name} is {value}: give a number of at least 0.")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 from torch.optim.sgd import sgd
 
-from cifar_lit.errors import UserError
+from cifar_lit.errors import UserError, check_not_negative
 from cifar_lit.newton_schulz import EPSILON, orthogonalize_all
 from cifar_lit.parameter_kinds import groups_by_kind, is_filters
 
@@ -70,15 +70,23 @@ class MuonSGD(Optimizer):
         sgd_momentum: float = 0.85,
         weight_decay: float = 0.0,
     ) -> None:
-        _check(lr=lr, head_lr=head_lr, bias_lr=bias_lr, weight_decay=weight_decay, steps=steps)
+        check_not_negative(lr=lr, head_lr=head_lr, bias_lr=bias_lr, weight_decay=weight_decay, steps=steps)
         _check_momentum(momentum=momentum, sgd_momentum=sgd_momentum)
         rest = {"momentum": sgd_momentum, "weight_decay": weight_decay}
         filters = {"lr": lr, "momentum": momentum, "weight_decay": 0.0}
-        groups = groups_by_kind(params, {**rest, "lr": bias_lr}, {**rest, "lr": head_lr}, filters)
-        for group in groups:
+        self._settings = {**rest, "lr": bias_lr}, {**rest, "lr": head_lr}, filters
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "steps": steps})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, or as many as it has kinds of parameters."""
+        for group in groups_by_kind(param_group, *self._settings):
             if is_filters(group["params"][0], group):
                 group["weight_decay"] = 0.0
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "steps": steps})
+            super().add_param_group(group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which groups may be added to, too."""
+        return {**super().__getstate__(), "_settings": self._settings}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -179,20 +187,23 @@ class DecoupledSGD(SGD):
         weight_decay: float = 0.0153,
         bias_scaler: float = 64.0,
     ) -> None:
-        _check(lr=lr, weight_decay=weight_decay, bias_scaler=bias_scaler)
+        check_not_negative(lr=lr, weight_decay=weight_decay, bias_scaler=bias_scaler)
         _check_momentum(momentum=momentum)
         # As published. The steps add up to 1 / (1 - momentum), which would do.
         unit = 1 + 1 / (1 - momentum)
         weights = {"lr": lr, "weight_decay": weight_decay}
         biases = {**weights, "lr": lr * bias_scaler}
-        groups = groups_by_kind(params, biases, weights, weights, unit)
-        super().__init__(groups, lr=lr / unit, momentum=momentum, nesterov=momentum > 0, fused=True)
+        self._settings = biases, weights, weights, unit
+        super().__init__(params, lr=lr / unit, momentum=momentum, nesterov=momentum > 0, fused=True)
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, or as many as it has kinds of parameters."""
+        for group in groups_by_kind(param_group, *self._settings):
+            super().add_param_group(group)
 
-def _check(**settings: float) -> None:
-    for name, value in settings.items():
-        if value < 0:
-            raise UserError(f"{name} is {value}: give a number of at least 0.")
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which groups may be added to, too."""
+        return {**super().__getstate__(), "_settings": self._settings}
 
 
 def _check_momentum(**settings: float) -> None:

@@ -5,7 +5,7 @@
 - Matrices: all others, of linear layers, be it to or from one unit; position embeddings (1, N, D) and a single filter.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor
@@ -37,33 +37,31 @@ def _kind(parameter: Tensor, group: Mapping[str, Any]) -> Literal["biases", "mat
 
 
 def groups_by_kind(
-    params: Iterable[Any],
+    group: Mapping[str, Any],
     biases: dict[str, float],
     matrices: dict[str, float],
     filters: dict[str, float],
     unit: float = 1,
 ) -> list[dict[str, Any]]:
-    """Splits each group into its biases, its matrices and its filters, with the settings of each.
+    """Splits a group into its biases, its matrices and its filters, with the settings of each.
 
     Args:
-        params: Parameters, with their names or without, or groups of them with settings of their own.
+        group: Its ``params``, with their names or without, and settings of its own, which go before those below.
         biases: Settings with ``lr`` and, not multiplied by it, ``weight_decay``.
         matrices: The same of these.
         filters: The same of these.
         unit: What rate and decay are divided by.
     """
-    given = list(params)
+    split: dict[str, list[Tensor]] = {"biases": [], "matrices": [], "filters": []}
+    for member in [group["params"]] if isinstance(group["params"], Tensor) else group["params"]:
+        # A name is of no use here.
+        parameter = member[1] if isinstance(member, tuple) else member
+        split[_kind(parameter, group)].append(parameter)
     groups = []
-    for group in given if given and isinstance(given[0], dict) else [{"params": given}]:
-        split: dict[str, list[Tensor]] = {"biases": [], "matrices": [], "filters": []}
-        for member in group["params"]:
-            # A name is of no use here.
-            parameter = member[1] if isinstance(member, tuple) else member
-            split[_kind(parameter, group)].append(parameter)
-        for settings, members in zip((biases, matrices, filters), split.values(), strict=True):
-            merged = {**settings, **group, "params": members}
-            # torch multiplies the decay by the rate.
-            decay = merged["weight_decay"] / merged["lr"] if merged["lr"] else 0.0
-            merged |= {"lr": merged["lr"] / unit, "weight_decay": decay}
-            groups += [merged] if members else []
+    for settings, members in zip((biases, matrices, filters), split.values(), strict=True):
+        merged = {**settings, **group, "params": members}
+        # torch multiplies the decay by the rate.
+        decay = merged["weight_decay"] / merged["lr"] if merged["lr"] else 0.0
+        merged |= {"lr": merged["lr"] / unit, "weight_decay": decay}
+        groups += [merged] if members else []
     return groups

@@ -1,5 +1,6 @@
 """Muon and its neighbours against what they say they compute, worked out another way in float64."""
 
+import copy
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -233,6 +234,22 @@ def test_parameters_may_come_with_their_names(build: Any) -> None:
         for params in (model.parameters(), model.named_parameters(), [{"params": model.named_parameters()}])
     )
     assert named == [plain, plain]
+
+
+@pytest.mark.parametrize("build", [MuonSGD, DecoupledSGD])
+def test_parameters_that_are_added_later_get_the_settings_of_their_kind(build: Any) -> None:
+    def settings(optimizer: Optimizer) -> list[list[Any]]:
+        return [[group[name] for name in ("lr", "momentum", "weight_decay")] for group in optimizer.param_groups]
+
+    model, first = Mixed(), nn.Parameter(seeded(3, 5))
+    whole, later = build(model.parameters(), weight_decay=0.01), build([first], weight_decay=0.01)
+    # As a copy, and as fine-tuning adds layers that were frozen.
+    later = copy.deepcopy(later)
+    later.add_param_group({"params": [*model.parameters()]})
+    assert settings(later) == [settings(later)[0], *settings(whole)]
+    later.add_param_group({"params": first, "lr": 0.3})
+    # Of airbench94: see `DecoupledSGD`.
+    assert later.param_groups[-1]["lr"] == pytest.approx(0.3 if build is MuonSGD else 0.3 / (1 + 1 / 0.15))
 
 
 def test_a_groups_own_settings_come_first() -> None:
