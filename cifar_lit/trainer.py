@@ -11,7 +11,8 @@ from cifar_lit.commands import explain as explaining
 from cifar_lit.commands import export as exporting
 from cifar_lit.commands.evaluation import load_weights, modes_kept
 from cifar_lit.commands.learnt_data import preprocessing_in
-from cifar_lit.commands.pictures import FORMATS, OVERLAYS, predict_pictures
+from cifar_lit.commands.picture_files import FORMATS, OVERLAYS
+from cifar_lit.commands.pictures import predict_pictures
 from cifar_lit.commands.summary import Format, summarize
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
@@ -202,8 +203,8 @@ class CifarTrainer(Trainer):
                     "--overlays, --method and --output_dir are for one's own pictures: give --images. Predictions of "
                     "the test images go to the run's folder."
                 )
-            file = self._of_folder(ckpt_path)
-            return super().predict(model, dataloaders, datamodule, return_predictions, file, weights_only)
+            ckpt_path = self._of_folder(ckpt_path)
+            return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
         if method is not None and not overlays:
             raise UserError(f"{method} is drawn on overlays: give --overlays, or leave --method out.")
         assert model is not None
@@ -214,7 +215,6 @@ class CifarTrainer(Trainer):
         table, shown = folder / "predictions.csv", folder / OVERLAYS if overlays else None
         with modes_kept(model):
             predict_pictures(model, read, normalize, expanded(images), table, class_names, shown, method or "GradCAM")
-        return None
 
     def _meant(self, ckpt_path: str | Path) -> Path:
         """A checkpoint: a file, a run's folder for its best, or best or last of the newest run."""

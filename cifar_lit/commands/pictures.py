@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cifar_lit.commands.evaluation import cam_target_of
+from cifar_lit.commands.picture_files import OVERLAYS, UNREADABLE, lies_in, pictures_in
 from cifar_lit.console import first_names, printable, say
 from cifar_lit.errors import UserError
 from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
@@ -25,16 +25,8 @@ from cifar_lit.files import ready_to_write, write_atomically
 
 Pixels = NDArray[np.uint8]
 
-#: What pictures may be, by Pillow's names.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-# Of pictures that Pillow, or this project, does not read: they are listed as such, not passed over.
-UNREAD_EXTENSIONS = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".psd", ".svg", ".tga", ".ppm")
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 BATCH = 64
 TOP = 3
-# Where all that cannot be read are listed.
-UNREADABLE = "unreadable.txt"
-OVERLAYS = "overlays"
 # Pixels that a side of a picture of Grad-CAM has at least.
 OVERLAY_SIDE = 256
 
@@ -77,7 +69,7 @@ def predict_pictures(
     # One picture is a folder that holds it alone.
     one = pictures.is_file()
     folder = pictures.parent if one else pictures
-    files, others = _one_picture(pictures, read, output) if one else _pictures_in(folder, output, overlays)
+    files, others, unreadable = _one_picture(pictures, read, output) if one else pictures_in(folder, output, overlays)
     ready_to_write(output.parent)
     if overlays is not None:
         ready_to_write(overlays)
@@ -86,7 +78,6 @@ def predict_pictures(
 
     model.eval()
     rows: list[list[str]] = []
-    unreadable: list[Path] = []
     for batch, pixels in _batches(files, read, unreadable):
         images = normalize(torch.from_numpy(pixels))
         # Compiling is for training: here it would take longer than the pictures.
@@ -127,8 +118,8 @@ def predict_pictures(
     if unreadable:
         write_atomically(listed, "".join(f"{name}\n" for name in _names(unreadable, folder)))
         raise UserError(
-            f"{_counted(unreadable, folder)} of {len(files):,} could not be read, and {output} lacks them: {listed} "
-            "lists them."
+            f"{_counted(unreadable, folder)} of {len(rows) + len(unreadable):,} could not be read, and {output} lacks "
+            f"them: {listed} lists them."
         )
     # Of a run before.
     listed.unlink(missing_ok=True)
@@ -144,57 +135,20 @@ def _remove_overlays(table: Path, place: Path, kept: set[str]) -> None:
         for name in {row.get("file") or "" for row in csv.DictReader(lines)} - kept:
             path = place / f"{name}.png"
             # A table may say anything.
-            if name and path.resolve().is_relative_to(place.resolve()):
+            if name and lies_in(path, place):
                 path.unlink(missing_ok=True)
                 with contextlib.suppress(OSError):
                     # Of a folder of pictures; one that holds others stays.
                     path.parent.rmdir()
 
 
-def _one_picture(file: Path, read: Callable[[Path], Pixels], output: Path) -> tuple[list[Path], list[Path]]:
-    """As `_pictures_in`. One that cannot be read, or would be written over, ends it before anything is written."""
+def _one_picture(file: Path, read: Callable[[Path], Pixels], output: Path) -> tuple[list[Path], ...]:
+    """As `pictures_in`. One that cannot be read, or would be written over, ends it before anything is written."""
     places = (output, output.with_name(UNREADABLE), output.with_name(OVERLAYS))
-    if any(file.resolve().is_relative_to(place.resolve()) for place in places):
+    if any(lies_in(file, place) for place in places):
         raise UserError(f"{file} lies where predictions are written: copy it elsewhere, or name another --output_dir.")
     _pixels_of(file, read)
-    return [file], []
-
-
-def _pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[list[Path], list[Path]]:
-    """Pictures by their names' endings, and other files; without hidden ones and those that a run before wrote."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder and no picture: give one that holds pictures, or a picture.")
-    written = [output.resolve(), output.with_name(UNREADABLE).resolve()]
-    if overlays is not None and overlays.resolve() == folder.resolve():
-        raise UserError(f"Overlays in {folder} would mix with its pictures: name another folder for them.")
-    # Also those of a run before that are not asked for now.
-    place = (overlays or output.with_name(OVERLAYS)).resolve()
-    if place != folder.resolve() and place.is_relative_to(folder.resolve()):
-        written.append(place)
-    files = sorted(
-        path for path in _files_below(folder) if not any(path.resolve().is_relative_to(place) for place in written)
-    )
-    pictures = [path for path in files if path.suffix.lower() in EXTENSIONS + UNREAD_EXTENSIONS]
-    if not pictures:
-        raise UserError(f"{folder} holds no pictures: give a folder with files such as {', '.join(EXTENSIONS)}.")
-    known = set(pictures)
-    return pictures, [path for path in files if path not in known]
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Files in a folder, its folders and what they link to, without hidden ones; also links that lead nowhere."""
-    seen = set[str]()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            # A folder that links to one that holds it would never end.
-            folders.clear()
-            continue
-        seen.add(real)
-        visible = [name for name in folders if not name.startswith(".")]
-        # Those that are no links come first, and so have their pictures under their own names.
-        folders[:] = sorted(visible, key=lambda name: (Path(place, name).is_symlink(), name))
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+    return [file], [], []
 
 
 def _batches(

@@ -1,6 +1,8 @@
 """A folder of one's own pictures becomes a table, whatever lies in it."""
 
 import csv
+import errno
+import os
 import struct
 import zlib
 from functools import partial
@@ -18,7 +20,8 @@ from torch import nn
 from cifar_lit.classifier import Classifier
 from cifar_lit.commands.evaluation import load_weights
 from cifar_lit.commands.learnt_data import preprocessing_in
-from cifar_lit.commands.pictures import EXTENSIONS, FORMATS, predict_pictures
+from cifar_lit.commands.picture_files import EXTENSIONS, FORMATS
+from cifar_lit.commands.pictures import predict_pictures
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
 from cifar_lit.trainer import side_of_images
@@ -161,6 +164,26 @@ def test_pictures_of_kinds_that_are_not_read_and_broken_links_are_listed_too(run
     with pytest.raises(UserError, match=r"2 files \(lost\.jpg, telephone\.HEIC\) of 3 could not be read"):
         predict(run, folder, folder.parent / "table.csv")
     assert (folder.parent / "unreadable.txt").read_text().split() == ["lost.jpg", "telephone.HEIC"]
+
+
+def test_links_to_themselves_and_closed_folders_are_listed_too(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(folder / "good.png")
+    (folder / "round.png").symlink_to("round.png")
+    picture(folder / "closed" / "unseen.png")
+
+    def scan(path: str) -> Any:
+        # Whoever runs the tests may look everywhere.
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(UserError, match=r"2 files \(closed, round\.png\) of 3 could not be read"):
+        predict(run, folder, folder.parent / "table.csv")
+    assert (folder.parent / "unreadable.txt").read_text().split() == ["closed", "round.png"]
 
 
 def test_pictures_in_linked_folders_are_predicted_too(run: Run, folder: Path, tmp_path: Path) -> None:
