@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_lit.classes import check_classes
 from cifar_lit.compiling import CompilableModule, CompileMode
-from cifar_lit.errors import UserError, check_choice
+from cifar_lit.errors import UserError, check_choice, check_not_negative
 from cifar_lit.optimizers import NesterovSGD, begin_momentum
 from cifar_lit.plain import class_path_of, with_plain_values
 from cifar_lit.ranks import several_ranks, share_of_ranks
@@ -44,8 +44,7 @@ class Classifier(CompilableModule, ResumableModule):
         weight_decay_on: What the optimizer's weight decay applies to: ``weights`` (of convolutions and linear layers,
             never norms or biases), ``dense`` (these but the kernels of depthwise convolutions), ``convolutions`` (their
             weights alone) or ``all``.
-        l1_penalty: Times the sum of the absolute values of all parameters that are trained, biases and norms with them,
-            added to the training loss.
+        l1_penalty: Times the sum of absolute values of all trained parameters, added to the training loss; at least 0.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1). Training loss only.
         tta: Test-time augmentation, reported beside the plain figures: ``flip`` averages the logits of an image and
             of its mirror image, ``multi_view`` also of both moved by a pixel along the diagonal.
@@ -72,6 +71,7 @@ class Classifier(CompilableModule, ResumableModule):
         if not 0 <= label_smoothing < 1:
             raise UserError(f"label_smoothing is {label_smoothing}: give a number from 0 up to, but not, 1.")
         check_choice("tta", tta, Augmentation)
+        check_not_negative(l1_penalty=l1_penalty)
         if optimizer is None:
             raise UserError("optimizer is null: name one, such as SGD, or leave it out for the default.")
         self.save_hyperparameters(ignore=["net"])

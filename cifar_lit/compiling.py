@@ -11,6 +11,8 @@ from cifar_lit.errors import UserError
 
 # What torch says on a CPU, and Triton on a GPU.
 WITHOUT_COMPILER = re.compile(r"No working C\+\+ compiler|Failed to find C compiler|Compiler: ")
+# What it says of a convolution, and of a pool.
+TOO_SMALL = re.compile(r"Kernel size can't be greater than actual input size|Output size is too small")
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
 
@@ -55,7 +57,8 @@ class CompilableModule(LightningModule):
         """Maps normalised images, float (N, 3, H, W), to logits (N, C).
 
         Raises:
-            UserError: These are no normalised images, or the network cannot be compiled here.
+            UserError: These are no normalised images, they are too small for the network, or it cannot be compiled
+                here.
         """
         if images.dtype == torch.uint8:
             raise UserError(
@@ -63,12 +66,18 @@ class CompilableModule(LightningModule):
                 "loaders, or normalise a batch with the data module's on_after_batch_transfer."
             )
         images = images.contiguous(memory_format=torch.channels_last)
-        if self._compiled is None:
-            logits: Tensor = self.net(images)
-            return logits
-        logits = self._run_compiled(images)
+        try:
+            logits: Tensor = self.net(images) if self._compiled is None else self._run_compiled(images)
+        except RuntimeError as error:
+            if not TOO_SMALL.search(str(error)):
+                raise
+            height, width = images.shape[2:]
+            raise UserError(
+                f"Images of {height}×{width} are too small for {type(self).__name__}: give larger ones "
+                "(--data.image_size), or another model."
+            ) from error
         # With CUDA graphs the next call writes over this one's output, which evaluation keeps.
-        return logits if self.training else logits.clone()
+        return logits if self._compiled is None or self.training else logits.clone()
 
     def _run_compiled(self, images: Tensor) -> Any:
         # Imported by torch.compile already, which takes a second that others are spared.

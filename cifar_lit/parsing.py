@@ -3,6 +3,7 @@
 import sys
 from collections import deque
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ def let_whole_numbers_count(parser: LightningArgumentParser) -> None:
             # typing takes Union[int, float] for the Union[float, int] that another library made before, and so 1 would
             # be read as 1.0.
             action._typehint = int | float | None  # type: ignore[attr-defined]
+
+
+# Callbacks of Lightning have defaults of enumerations, such as Timer, which yaml does not know.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 
 
 def as_yaml(parser: LightningArgumentParser, settings: Namespace, **kept: bool) -> str:

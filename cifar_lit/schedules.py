@@ -13,7 +13,7 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ExponentialLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
 
-from cifar_lit.errors import UserError
+from cifar_lit.errors import UserError, check_not_negative
 from cifar_lit.monitor import mode_of
 
 
@@ -103,13 +103,17 @@ class InverseTime(_ByEpoch):
         total_steps: Steps in the run; not needed.
         decay: How fast the rate falls, at least 0.
         drops: From which epoch (counted from 1) the rate is multiplied by which factor; a later one replaces an
-            earlier one.
+            earlier one. At least 0.
+
+    Raises:
+        UserError: A number is out of its range.
     """
 
     def __init__(
         self, optimizer: Optimizer, total_steps: int, decay: float, drops: dict[int, float] | None = None
     ) -> None:
         factors = {1: 1.0, **(drops or {})}
+        check_not_negative(decay=decay, **_named("drops", factors))
         super().__init__(optimizer, lambda epoch: _in_force(factors, epoch) / (1 + decay * (epoch - 1)))
 
 
@@ -119,10 +123,12 @@ class StepTable(_ByEpoch):
     Args:
         optimizer: Its learning rate, one for all parameters, is replaced.
         total_steps: Steps in the run; not needed.
-        rates: From which epoch (counted from 1) which learning rate holds; must name epoch 1, by more than 0.
+        rates: From which epoch (counted from 1) which learning rate holds, at least 0; must name epoch 1, by more than
+            0.
 
     Raises:
-        UserError: The table does not say what the first epoch's rate is, or the optimizer has several rates.
+        UserError: The table does not say what the first epoch's rate is, a rate is out of its range, or the optimizer
+            has several.
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, rates: dict[int, float]) -> None:
@@ -130,6 +136,7 @@ class StepTable(_ByEpoch):
             raise UserError("StepTable's rates do not name epoch 1: give the rate to begin with.")
         if not rates[1] > 0:
             raise UserError(f"StepTable's rate of epoch 1 is {rates[1]}: give a number above 0.")
+        check_not_negative(**_named("rates", rates))
         if len({group["lr"] for group in optimizer.param_groups}) > 1:
             raise UserError(
                 f"StepTable has one rate for all parameters, and {type(optimizer).__name__} has several: give "
@@ -146,12 +153,16 @@ class Exponential(ExponentialLR):
     Args:
         optimizer: Its learning rate is that of the first epoch.
         total_steps: Steps in the run; not needed.
-        gamma: Factor from one epoch to the next.
+        gamma: Factor from one epoch to the next, at least 0.
+
+    Raises:
+        UserError: So it is not.
     """
 
     interval = "epoch"
 
     def __init__(self, optimizer: Optimizer, total_steps: int, gamma: float) -> None:
+        check_not_negative(gamma=gamma)
         super().__init__(optimizer, gamma)
 
 
@@ -166,6 +177,9 @@ class Plateau(ReduceLROnPlateau):
         factor: What the rate is multiplied by, in (0, 1).
         patience: Epochs without improvement that are let pass.
         min_lr: The rate falls no lower.
+
+    Raises:
+        UserError: The factor is out of its range.
     """
 
     interval = "epoch"
@@ -180,6 +194,8 @@ class Plateau(ReduceLROnPlateau):
         patience: int = 10,
         min_lr: float = 0.0,
     ) -> None:
+        if not 0 < factor < 1:
+            raise UserError(f"Plateau has factor {factor}: give a number between 0 and 1.")
         mode = mode_of(monitor, mode, "Plateau", otherwise="min")
         super().__init__(optimizer, mode=mode, factor=factor, patience=patience, min_lr=min_lr)
         self.monitor = monitor
@@ -202,6 +218,11 @@ class Plateau(ReduceLROnPlateau):
                 setattr(self, name, state[name])
             for group, resumed_group in zip(fresh.param_groups, resumed.param_groups, strict=True):
                 group["lr"] = resumed_group["lr"]
+
+
+def _named(name: str, table: dict[int, float]) -> dict[str, float]:
+    """The entries of a table, each by the name that it has in a message."""
+    return {f"{name}[{epoch}]": value for epoch, value in table.items()}
 
 
 def _in_force(table: dict[int, float], epoch: int) -> float:

@@ -476,6 +476,8 @@ def test_label_smoothing_and_l1_change_the_training_loss_alone() -> None:
     assert model.val_scores.loss.compute().item() == pytest.approx(plain)
     with pytest.raises(UserError, match="label_smoothing"):
         Pixels(label_smoothing=1.0)
+    with pytest.raises(UserError, match=r"l1_penalty is -0\.1: give"):
+        Pixels(l1_penalty=-0.1)
 
 
 def test_dropout_is_a_function_of_seed_and_step(tmp_path: Path) -> None:

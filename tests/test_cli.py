@@ -903,6 +903,14 @@ def test_a_run_goes_on_in_its_folder_from_inside_of_it(monkeypatch: pytest.Monke
     assert torch.load("last.ckpt", weights_only=True)["epoch"] == 2
 
 
+def test_a_callback_whose_default_is_an_enumeration_can_be_given() -> None:
+    run = fit("--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:00:10:00")
+    config = run / "config.yaml"
+    timer = next(c for c in yaml.safe_load(config.read_text())["trainer"]["callbacks"] if "Timer" in c["class_path"])
+    assert timer["init_args"]["interval"] == "step"
+    main(["fit", f"--config={config}"])
+
+
 def test_why_a_run_ended_early_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     fit()
     capsys.readouterr()

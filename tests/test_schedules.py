@@ -154,6 +154,25 @@ def test_arguments_out_of_range(schedule: Any, settings: dict[str, float]) -> No
         rates(lambda o: schedule(o, 10, **settings), lr=0.1, count=1)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "settings", "said"),
+    [
+        (InverseTime, {"decay": -1.0}, "decay is -1.0: give"),
+        (InverseTime, {"decay": math.nan}, "decay is nan: give"),
+        (InverseTime, {"decay": 0.0, "drops": {2: -0.1}}, r"drops\[2\] is -0.1: give"),
+        (StepTable, {"rates": {1: 0.1, 3: -0.1}}, r"rates\[3\] is -0.1: give"),
+        (Exponential, {"gamma": -0.5}, "gamma is -0.5: give"),
+        (Plateau, {"factor": 0.0}, "Plateau has factor 0.0: give"),
+        (Plateau, {"factor": 1.0}, "Plateau has factor 1.0: give"),
+    ],
+)
+def test_no_schedule_lets_a_rate_be_negative_or_rise_on_a_plateau(
+    schedule: Any, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        rates(lambda o: schedule(o, 10, **settings), lr=0.1, count=1)
+
+
 def test_one_cycle_may_end_at_zero() -> None:
     assert rates(lambda o: OneCycle(o, 10, final_factor=0.0), lr=0.1, count=10)[-1] == 0
 

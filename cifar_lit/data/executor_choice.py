@@ -28,14 +28,17 @@ def runs_on_device(
         transforms: Of training images.
         image_size: Their height and width in pixels.
         device: That the network runs on.
+
+    Raises:
+        UserError: No executor can run the list on images of this size.
     """
+    reason = unsupported(transforms, image_size) if transforms else None
     if executor != "auto":
         if executor == "device" and num_workers:
             say("num_workers is not used: the device executor prepares batches in this process")
         return executor == "device"
-    reason: str | None = "num_workers is given."
-    if num_workers is None:
-        reason = unsupported(transforms, image_size) if transforms else None
+    if num_workers is not None:
+        reason = "num_workers is given."
     if reason is not None:
         say(f"Batches from workers: {reason}")
         return False

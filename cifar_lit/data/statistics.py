@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cifar_lit.console import say
 from cifar_lit.data.images import Images
+from cifar_lit.errors import UserError
 from cifar_lit.identity import same_classes
 
 PIXEL_MAX = 255.0
@@ -87,8 +88,16 @@ def normalised(images: Tensor, statistics: Statistics) -> Tensor:
 
     Returns:
         float32 (N, 3, H, W), laid out as channels_last.
+
+    Raises:
+        UserError: There is a mean for each pixel, of images of another size.
     """
     _, height, width, channels = images.shape
+    if (size := tuple(statistics[0].shape[1:])) not in ((1, 1), (height, width)):
+        raise UserError(
+            f"normalize: pixel_mean has a mean for each pixel of {size[0]}×{size[1]}, and these images have "
+            f"{height}×{width}: give --data.normalize=channel, or transforms that keep the size."
+        )
     # As one row an image: of pixels by channel a CPU does three numbers at a time, which takes it four times as long.
     mean, std = (statistic.expand(channels, height, width).permute(1, 2, 0).flatten() for statistic in statistics)
     return ((images.flatten(1) - mean) / std).view(images.shape).permute(0, 3, 1, 2)

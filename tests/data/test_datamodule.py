@@ -282,6 +282,13 @@ def test_normalised_batches_are_float32_in_channels_last(normalize: Literal["cha
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_mean_of_each_pixel_wants_transforms_that_keep_the_size() -> None:
+    data = ready(normalize="pixel_mean", transforms=[A.RandomCrop(height=6, width=6)])
+    batch = next(iter(data.train_dataloader()))
+    with pytest.raises(UserError, match=r"of 8×8, and these images have 6×6: give --data\.normalize=channel"):
+        data.on_after_batch_transfer([*batch], 0)
+
+
 def test_a_channel_without_contrast_is_not_divided_by_zero() -> None:
     class GreyDataModule(TinyDataModule):
         def load(self, split: Literal["train", "test"]) -> Images:

@@ -50,6 +50,15 @@ def test_a_choice_is_kept_without_a_word(executor: str, expected: type, capsys: 
     assert maker(capsys, transforms=FLIP, executor=executor) == (expected, "")
 
 
+@pytest.mark.parametrize("asked", [{}, {"executor": "device"}, {"executor": "workers"}, {"num_workers": 0}])
+def test_what_would_do_nothing_is_refused_whoever_makes_the_batches(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = A.CoarseDropout(hole_height_range=(4, 4), hole_width_range=(0.5, 0.5))
+    with pytest.raises(UserError, match="give both in pixels"):
+        maker(capsys, transforms=[mixed], **asked)
+
+
 def test_the_device_says_that_it_uses_no_workers(capsys: pytest.CaptureFixture[str]) -> None:
     kind, said = maker(capsys, transforms=FLIP, executor="device", num_workers=2)
     assert kind is DeviceBatches

@@ -625,6 +625,15 @@ def test_names_what_no_executor_can_run(transform: A.BasicTransform, message: st
     assert "\n" not in str(caught.value)
 
 
+def test_holes_are_in_pixels_or_shares_both_ways() -> None:
+    mixed = A.CoarseDropout(hole_height_range=(8, 16), hole_width_range=(0.25, 0.5), p=1)
+    image = natural_images(1)[0]
+    # No width is left of the share: albumentations paints nothing, and says nothing.
+    np.testing.assert_array_equal(mixed(image=image)["image"], image)
+    with pytest.raises(UserError, match=r"does not fit .*: give both in pixels up to its size, or both as fractions"):
+        unsupported([mixed], SIZE)
+
+
 def test_refuses_images_of_another_size_or_type() -> None:
     executor = DeviceExecutor([A.HorizontalFlip()], SIZE)
     with pytest.raises(ValueError, match=r"Expected uint8 \(n, 32, 40, 3\)"):

@@ -15,6 +15,7 @@ from torch import nn
 
 from cifar_lit import models
 from cifar_lit.classifier import Classifier
+from cifar_lit.compiling import CompileMode
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, PlainCNN, ResNet18, ResNetV1, ResNetV2
 from cifar_lit.models.dilated_separable import DilatedDepthwise, StridedDilatedDepthwise
@@ -286,3 +287,15 @@ def test_plain_cnn_starts_as_published() -> None:
 def test_plain_cnn_says_which_images_it_takes() -> None:
     with pytest.raises(UserError, match="32×32 pixels, not 48×48"):
         PlainCNN()(torch.zeros(1, 3, 48, 48))
+
+
+@pytest.mark.parametrize("compile_mode", ["none", "default"])
+def test_images_that_are_too_small_are_refused_in_a_line(compile_mode: CompileMode) -> None:
+    model = DepthwiseNet(compile_mode=compile_mode).eval()
+    with pytest.raises(UserError, match="Images of 24×24 are too small for DepthwiseNet: give larger ones"):
+        model(torch.zeros(1, 3, 24, 24))
+
+
+def test_other_errors_of_a_network_are_not_taken_for_small_images() -> None:
+    with pytest.raises(RuntimeError, match="3 channels"):
+        DepthwiseNet()(torch.zeros(1, 4, 32, 32))

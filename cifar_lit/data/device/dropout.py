@@ -131,7 +131,8 @@ class CoarseBoxes(Dropout):
         limits = [(low, min(high, extent)) for (low, high), extent in zip(ranges, size, strict=True)]
         if self.in_pixels:
             limits = [(int(low), int(high)) for low, high in limits]
-        if any(low > high for low, high in limits) or (not self.in_pixels and ranges[1][1] > 1):
+        mixed = ranges[1][1] < 1 if self.in_pixels else ranges[1][1] > 1
+        if mixed or any(low > high for low, high in limits):
             raise UserError(
                 f"CoarseDropout(hole_height_range={ranges[0]}, hole_width_range={ranges[1]}) does not fit an image of "
                 f"{size[0]}×{size[1]} pixels: give both in pixels up to its size, or both as fractions below 1."
