@@ -50,8 +50,9 @@ from cifar_lit.runs import BEST, LAST, find_checkpoint, recipe_name, run_of, run
 from cifar_lit.trainer import CifarTrainer
 
 RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
-KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary")
+KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary", "fit")
 PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusion": ConfusionPanel}
+_CLASSES_GIVEN = ("--model.num_classes", "--model.init_args.num_classes")
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
 
@@ -156,6 +157,8 @@ class CifarCLI(LightningCLI):
             raise UserError("There is no such GPU that torch can use: leave --trainer.accelerator out, or give cpu.")
         # Lightning would make a folder named ~.
         trainer.default_root_dir = trainer.default_root_dir and str(self._root)
+        if self._settings.data is not None and any(a.startswith(_CLASSES_GIVEN) for a in self._arguments):
+            say("--model.num_classes is not used: the data say how many classes there are")
         needs_data = self.subcommand != "summary" and str(self._settings.model.class_path).startswith("cifar_lit.")
         if needs_data and self._settings.data is None:
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")

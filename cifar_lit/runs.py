@@ -186,38 +186,44 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
 
     Args:
         args: Of the command line, the command first.
-        commands: Those that are about a checkpoint.
+        commands: Those that are about a checkpoint, or may be.
 
     Returns:
         The arguments, with the config and the checkpoint that are meant.
     """
     # A switch may stand alone, which jsonargparse does not know of.
-    alone = [i for i, arg in enumerate(args) if arg in SWITCHES and (args[i + 1 :] or ["-"])[0].startswith("-")]
-    args = [f"{arg}=true" if i in alone else arg for i, arg in enumerate(args)]
+    bare = [i for i, arg in enumerate(args) if arg in SWITCHES and (args[i + 1 :] or ["-"])[0].startswith("-")]
+    args = [f"{arg}=true" if i in bare else arg for i, arg in enumerate(args)]
     if not args or args[0] not in commands or any(_asks(arg) for arg in args):
         return args
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("-c", "--config")
     peek.add_argument("--model")
-    peek.add_argument("--ckpt_path", default=BEST)
+    # One that is named is gone on with.
+    resumes = args[0] == "fit"
+    peek.add_argument("--ckpt_path", default=None if resumes else BEST)
     peek.add_argument("--trainer.default_root_dir", dest="root", default=".")
     given, _ = peek.parse_known_args(args[1:])
-    if given.config or given.model:
+    if given.config or given.model or given.ckpt_path in (None, "null"):
         return args
     root = expanded(given.root)
-    checkpoint = find_checkpoint(given.ckpt_path, root)
+    checkpoint = find_checkpoint(given.ckpt_path, root, kind=LAST if resumes else BEST)
     run = run_of(checkpoint)
     # What lies among one's own runs is one's own; anybody may have written what comes from elsewhere.
     if run is not None and run.resolve().is_relative_to((root / LOGS).resolve()):
         told = f"Settings of {run}"
         config = str(run / CONFIG)
+    elif resumes:
+        # A checkpoint does not tell how it was trained.
+        return args
     else:
         told = "Settings of the checkpoint"
         config = settings_in(checkpoint)
     # `summary` prints a table, which a program may read.
     say(told, sys.stderr if args[0] == "summary" else None)
     # It may have been trained on several machines, and this is one of them, unless a launcher says otherwise.
-    nodes = [] if {"WORLD_SIZE", "SLURM_NNODES"} & os.environ.keys() else ["--trainer.num_nodes=1"]
+    alone = not resumes and not {"WORLD_SIZE", "SLURM_NNODES"} & os.environ.keys()
+    nodes = ["--trainer.num_nodes=1"] if alone else []
     return [args[0], "--config", config, *nodes, *args[1:], f"--ckpt_path={checkpoint}"]
 
 

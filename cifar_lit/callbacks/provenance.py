@@ -14,9 +14,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 import cifar_lit
+from cifar_lit.checkpoint_content import data_in
 from cifar_lit.console import say
 from cifar_lit.files import write_atomically
-from cifar_lit.identity import fingerprint, git_commit
+from cifar_lit.identity import fingerprint, git_commit, same_classes
 
 FILE = "provenance.json"
 PACKAGES = ("cifar-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "albumentations", "numpy")
@@ -38,7 +39,11 @@ class Provenance(Callback):
         self._starts: list[dict[str, Any]] = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the list of the run that is resumed."""
+        """Goes on with the list of the run that is resumed, if it is of these classes."""
+        learnt, classes = data_in(checkpoint), getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        if learnt is not None and classes is not None:
+            # Lightning hands data what a checkpoint keeps of them only where both are of one class of Python's.
+            same_classes(learnt["class_names"], classes, "The checkpoint")
         self._starts = list(checkpoint.get("provenance", []))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
