@@ -5,7 +5,7 @@ import inspect
 import sys
 from collections.abc import Iterable, Sequence
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningDataModule, Trainer
 
 _SECTIONS = ("trainer", "model", "data", "checkpoint", "curves", "gradcam", "misclassified", "confusion", "ckpt_path")
 # Where the classes are that an option knows by name, by the option's end.
@@ -66,6 +66,8 @@ def known_classes(option: str) -> dict[str, str]:
         for module in _modules_of(option)
         for name, kind in vars(sys.modules.get(module, sys)).items()
         if isinstance(kind, type) and not name.startswith("_") and kind.__module__.startswith(module)
+        # Beside data modules their module has what these are made of.
+        if not option.endswith("data") or (issubclass(kind, LightningDataModule) and not inspect.isabstract(kind))
     }
 
 

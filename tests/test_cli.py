@@ -1282,6 +1282,76 @@ def test_a_list_of_transforms_has_nothing_of_the_classes_that_it_replaces(capsys
     assert rotate["init_args"]["limit"] == 5
 
 
+def test_a_resumed_run_that_names_no_config_goes_on_with_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--model.depth=14", "--trainer.max_epochs=1")
+    main(["fit", f"--ckpt_path={run}", "--trainer.max_epochs=2"])
+    main(["fit", "--ckpt_path", "last", "--trainer.max_epochs=3"])
+    assert f"Settings of {run}" in capsys.readouterr().out
+    assert [*Path("lightning_logs").rglob("version_*")] == [run]
+    content = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert content["epoch"] == 2
+    assert content["hyper_parameters"]["depth"] == 14
+
+
+def test_a_fit_that_resumes_nothing_of_ones_own_wants_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["fit"], ["fit", "--ckpt_path=null"], ["fit", "--ckpt_path=away.ckpt"]):
+        shutil.copy(fit("--trainer.max_steps=1") / "checkpoints" / "last.ckpt", "away.ckpt")
+        assert with_own_config(arguments, ["fit"]) == arguments
+        assert "model missing: give a recipe" in failure(capsys, *arguments)
+
+
+def test_a_run_does_not_go_on_with_other_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [Path("images", split, str(name)) for split in ("train", "test") for name in range(10)]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        for image in range(3):
+            Image.new("RGB", (32, 32), (number, image, 0)).save(folder / f"{image}.png")
+    fit()
+    data = ["--data=ImageFolderDataModule", "--data.root=images", "--data.val_size=10"]
+    # Of another class of Python's; digits are called 0 to 9, too.
+    fit("--ckpt_path=last", "--trainer.max_epochs=3", *data)
+    assert "Not as before the run was resumed: data." in capsys.readouterr().out
+    for split in ("train", "test"):
+        Path("images", split, "9").rename(Path("images", split, "nine"))
+    said = failure(capsys, "fit", "--config=tiny.yaml", "--ckpt_path=last", "--trainer.max_epochs=4", *data)
+    assert "The checkpoint has learnt other classes than those of the data (9 where they have nine)" in said
+
+
+def test_a_number_of_classes_is_said_not_to_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--model.num_classes=5", "--trainer.max_steps=1")
+    assert "--model.num_classes is not used" in capsys.readouterr().out
+    assert load_checkpoint(run / "checkpoints" / "last.ckpt")["hyper_parameters"]["num_classes"] == 10
+
+
+def test_without_a_logger_the_best_checkpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config=tiny.yaml", "--trainer.logger=false", "--trainer.max_epochs=1"])
+    *_, last = capsys.readouterr().out.splitlines()
+    assert Path(last.removeprefix("Best checkpoint: ")).is_file()
+
+
+def test_what_is_to_be_copied_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", "--config=tiny.yaml", "--trainer.default_root_dir=my runs", "--trainer.max_steps=1"])
+    *_, watch = capsys.readouterr().out.splitlines()
+    assert watch == "Watch: tensorboard --logdir 'my runs/lightning_logs'"
+
+
+def test_names_of_data_are_those_that_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    said = failure(capsys, "fit", "--config=tiny.yaml", "--data=NoData")
+    assert "give CIFAR100DataModule, CIFAR10DataModule, DigitsDataModule or ImageFolderDataModule" in said
+    assert "is abstract" in failure(capsys, "fit", "--config=tiny.yaml", "--data=ImageDataModule")
+
+
+def test_the_installed_command_finds_ones_own_classes(tmp_path: Path) -> None:
+    Path("mine.py").write_text("from cifar_lit.models import ResNetV1\n\n\nclass Mine(ResNetV1):\n    pass\n")
+    # As the command that is installed starts it: without the working directory among the paths.
+    start = "import sys; sys.path.remove(''); from cifar_lit.__main__ import run; run()"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", start, "summary", "--model=mine.Mine", "--data=DigitsDataModule"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "272,282" in done.stdout
+
+
 def test_a_switch_may_stand_alone() -> None:
     arguments = ["predict", "--model=X", "--overlays", "--images", "pictures"]
     assert with_own_config(arguments, ["predict"])[2] == "--overlays=true"

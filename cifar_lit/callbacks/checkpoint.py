@@ -3,6 +3,7 @@
 import re
 from datetime import timedelta
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -237,14 +238,12 @@ class LastCheckpoint(ModelCheckpoint):
             trainer.strategy.checkpoint_io.save_checkpoint(content, self.best_model_path)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes nothing over: its file has a name that never changes.
-
-        By another way of writing its path it would take it for an older file, and remove it.
-        """
+        """Takes nothing over: its file's path, written in another way, would be an older file's, which it removes."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves where the run was told to stop, and says how to go on."""
         if isinstance(exception, Stopped) and self.save_on_exception:
             if not exception.between_epochs:  # where it was just saved
                 super().on_exception(trainer, pl_module, exception)
-            say(f"{exception.reason} Give --ckpt_path={self.format_checkpoint_name({})} to go on from there.")
+            file = quote(self.format_checkpoint_name({}))
+            say(f"{exception.reason} Give --ckpt_path={file} to go on from there.")

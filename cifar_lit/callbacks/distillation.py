@@ -17,12 +17,11 @@ from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import expanded, write_atomically
 from cifar_lit.identity import same_classes, sha256_of
-from cifar_lit.runs import LAST, LOGS, checkpoints
+from cifar_lit.runs import LAST, LOGS, checkpoints, find_checkpoint
 
 # A checkpoint chooses among these alone: to name anything else would import it, and so execute what is in it.
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
-# A checkpoint's file has an ending.
-RECIPE = re.compile(r"[\w-]+")
+RECIPE = re.compile(r"[\w-]+")  # a checkpoint's file has an ending
 # The copy in the folder of the run that it teaches.
 TEACHER = "teacher.ckpt"
 # Most that mean and deviation of the teacher's images may be from those here, as a share of what is divided by.
@@ -38,9 +37,9 @@ class Distillation(Callback):
     folder keeps a copy.
 
     Args:
-        teacher: Checkpoint of a run of one of this package's architectures, on the same classes; or the name of a
-            recipe, such as ``resnet20``, for the last checkpoint of its newest run in the same ``lightning_logs``. A
-            run goes on with the one that it began with, whose copy its own settings name.
+        teacher: Checkpoint of a run of one of this package's architectures, on the same classes; or a run's folder, or
+            the name of a recipe, such as ``resnet20``, for the last checkpoint of it, or of its newest run in the same
+            ``lightning_logs``. A run goes on with the one that it began with, whose copy its own settings name.
         weight: Share of the teacher, in [0, 1]. At 1 the labels are not looked at.
         temperature: Above 0. The higher, the more the teacher's unlikely classes count.
 
@@ -100,7 +99,8 @@ class Distillation(Callback):
         """The checkpoint that is meant; for a resumed run the one that it began with."""
         root, asked = Path(trainer.default_root_dir), expanded(self.teacher)
         by_recipe = RECIPE.fullmatch(self.teacher) is not None
-        meant = checkpoints(LAST, root, self.teacher) if by_recipe else [asked] * asked.is_file()
+        of_run = [find_checkpoint(self.teacher, root, kind=LAST)] if asked.is_dir() and not by_recipe else []
+        meant = checkpoints(LAST, root, self.teacher) if by_recipe else of_run or [asked] * asked.is_file()
         if self._begun_with is not None:
             begun_with = self._begun_with
             # Whoever names the same teacher as then, or the copy, as the run's own settings do, means that one,

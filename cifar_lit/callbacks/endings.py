@@ -1,5 +1,6 @@
 """What a run says when it has ended: why, where it is, and how to look at it."""
 
+import shlex
 from pathlib import Path
 
 from pytorch_lightning import Trainer
@@ -21,12 +22,12 @@ def last_words(trainer: Trainer) -> list[str]:
     lines = [] if reason is None else [reason]
     if trainer.logger is not None and trainer.log_dir is not None:
         lines.append(f"Run: {trainer.log_dir}")
-        best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
-        if best is not None and best.best_model_path:
-            lines.append(f"Best checkpoint: {best.best_model_path}")
-        logger = tensorboard_of(trainer)
-        if logger is not None:
-            lines.append(f"Watch: tensorboard --logdir {_all_runs(Path(logger.root_dir))}")
+    best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
+    if best is not None and best.best_model_path:
+        lines.append(f"Best checkpoint: {best.best_model_path}")
+    logger = tensorboard_of(trainer)
+    if logger is not None:
+        lines.append(f"Watch: tensorboard --logdir {shlex.quote(str(_all_runs(Path(logger.root_dir))))}")
     return lines
 
 
@@ -52,5 +53,8 @@ def _reason(trainer: Trainer) -> str | None:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return f"EarlyStopping ended the run {where}: {callback.stopping_reason_message}"
         if isinstance(callback, Timer) and (remaining := callback.time_remaining()) is not None and remaining <= 0:
-            return f"The run's time, --trainer.max_time, was over {where}."
+            return (
+                f"The run's time, --trainer.max_time, was over {where}. It counts all starts of a run: a longer one "
+                "has it go on."
+            )
     return None

@@ -136,6 +136,10 @@ class EpochProgress(ProgressBar):
             parts += [f"{split} loss {loss:.3f}"] if loss is not None else []
             parts += [f"accuracy {accuracy:6.2%}"] if accuracy is not None else []
         self._validated = False
+        # What a module that is no `Classifier` has asked to be shown here, by its names.
+        for metric, value in sorted(trainer.progress_bar_metrics.items()):
+            if not metric.startswith(("train/", "val/")) and not metric.endswith("_step"):
+                parts.append(f"{metric.removesuffix('_epoch')} {value:.4g}")
         curves = next((c for c in trainer.callbacks if isinstance(c, Curves)), None)  # type: ignore[attr-defined]
         if curves is not None and curves.images_per_second:
             parts.append(f"{curves.images_per_second:,.0f} images/s")

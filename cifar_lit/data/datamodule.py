@@ -1,7 +1,7 @@
 """From uint8 arrays to splits and loaders: what every data set here has in common."""
 
 import os
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from cifar_lit.errors import UserError
 from cifar_lit.plain import keep_plain
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(LightningDataModule, ABC):
     """Holds a data set in memory as uint8 and hands it out in batches that (seed, epoch, step) decide.
 
     A subclass says where images come from: `load` and `class_names`, and `prepare_data` where there is something to

@@ -20,6 +20,8 @@ from cifar_lit.errors import UserError
 from cifar_lit.files import expanded, write_atomically
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
+# Folders that other programs look into for images to validate on.
+HELD_OUT = ("val", "valid", "validation")
 # By the orientation that a camera notes (EXIF 2.32, 4.6.4). ImageOps.exif_transpose would also write the other notes
 # anew, and fails on the odd ones that some cameras leave.
 TURNS = {
@@ -201,6 +203,9 @@ class ImageFolderDataModule(ImageDataModule):
         return pixels
 
     def _say_what_was_passed_over(self) -> None:
+        held_out = next((self.root / name for name in HELD_OUT if (self.root / name).is_dir()), None)
+        if held_out is not None:
+            say(f"{held_out} is not used: images to validate on are held out from train/ (--data.val_size)")
         folders = [self.root / split / name for split in ("train", "test") for name in self.class_names]
         others = [
             Path(entry.path).relative_to(self.root).as_posix()

@@ -41,7 +41,7 @@ class Images:
         Raises:
             UserError: They are something else.
         """
-        pixels, labels = self.pixels, self.labels
+        pixels, labels = np.asarray(self.pixels), np.asarray(self.labels)
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
             raise UserError(f"{source} gives pixels {pixels.dtype} {pixels.shape}: give uint8 (N, H, W, 3).")
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape != pixels.shape[:1]:

@@ -214,6 +214,13 @@ def test_arguments_out_of_range(settings: dict[str, float], words: str) -> None:
         Distillation("teacher.ckpt", **settings)
 
 
+def test_a_runs_folder_means_its_last_checkpoint(tmp_path: Path) -> None:
+    path = a_run(tmp_path, "depthwise", 0, seed=1)
+    teaching = Distillation(str(path.parent.parent))
+    started(teaching)
+    assert teaching.path == path
+
+
 def test_a_teacher_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no teacher .*none\.ckpt"):
         started(Distillation(str(tmp_path / "none.ckpt")))

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+from torch.optim import SGD
 from tqdm import tqdm
 
 from cifar_lit.callbacks.progress import EpochProgress
@@ -40,7 +42,13 @@ class Bars(Callback):
         self.seen.append((bar.desc, int(bar.n)))
 
 
-def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, **settings: Any) -> list[tuple[str, int]]:
+def fit(
+    folder: Path,
+    *callbacks: Callback,
+    ckpt_path: Path | None = None,
+    model: LightningModule | None = None,
+    **settings: Any,
+) -> list[tuple[str, int]]:
     progress = EpochProgress()
     bars = Bars(progress)
     trainer = Trainer(
@@ -53,7 +61,7 @@ def fit(folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, **set
         callbacks=[progress, bars, *callbacks],
         **{"max_epochs": 2, "limit_train_batches": 4, **settings},
     )
-    model = DepthwiseNet(widths=[[4]], dropout=[0.0])
+    model = model or DepthwiseNet(widths=[[4]], dropout=[0.0])
     trainer.fit(model, datamodule=DigitsDataModule(batch_size=20), ckpt_path=ckpt_path, weights_only=True)
     return bars.seen
 
@@ -85,6 +93,37 @@ def test_a_run_that_goes_on_with_other_batches_ends_with_no_time_left(
     capsys.readouterr()
     fit(tmp_path, ckpt_path=tmp_path / "step=2.ckpt", limit_train_batches=batches)
     assert [line.endswith(" left") for line in lines(capsys)] == [True, False]
+
+
+class Plain(LightningModule):
+    """Logs by names of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """The loss."""
+        loss = nn.functional.cross_entropy(self.head(batch[0].mean((2, 3))), batch[1])
+        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True)
+        self.log("unseen", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Half, whatever the batch."""
+        self.log("val_acc", 0.5, prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """SGD."""
+        return SGD(self.parameters(), 0.1)
+
+
+def test_a_line_tells_what_a_plain_module_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit(tmp_path, model=Plain(), max_epochs=1)
+    (line,) = lines(capsys)
+    assert re.search(r"Epoch 1/1: train_loss \d\.\d+, val_acc 0\.5", line)
+    assert "_step" not in line
+    assert "unseen" not in line
 
 
 def test_a_line_tells_of_validation_in_its_own_epoch_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -282,6 +282,18 @@ def test_normalised_batches_are_float32_in_channels_last(normalize: Literal["cha
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_labels_may_come_as_a_list() -> None:
+    class Listing(TinyDataModule):
+        def load(self, split: Literal["train", "test"]) -> Images:
+            images = super().load(split)
+            return Images(images.pixels, images.labels.tolist())
+
+    data = Listing()
+    data.setup()
+    assert data.test_images is not None
+    np.testing.assert_array_equal(data.test_images.labels, np.arange(20) % 4 % 3)
+
+
 def test_a_mean_of_each_pixel_wants_transforms_that_keep_the_size() -> None:
     data = ready(normalize="pixel_mean", transforms=[A.RandomCrop(height=6, width=6)])
     batch = next(iter(data.train_dataloader()))

@@ -592,6 +592,16 @@ def test_what_is_passed_over_is_said_in_a_line(image_folder: MakeFolder, capsys:
     assert "(test/dog/a.webp, train/cat/more)" in said
 
 
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_folder_of_images_to_validate_on_is_said_not_to_be_used(
+    image_folder: MakeFolder, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    root = image_folder()
+    (root / name).mkdir()
+    loaded(root)
+    assert capsys.readouterr().out.startswith(f"{root / name} is not used: images to validate on are held out")
+
+
 def test_of_a_folder_older_images_are_not_kept_for_ever(
     image_folder: MakeFolder, cache_home: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
