@@ -89,8 +89,8 @@ def outcome(process: subprocess.Popen[bytes], part: str, seconds: float, folder:
     try:
         if process.wait(max(seconds, 0)):
             said = (folder / f"{part}.err").read_text(encoding="utf-8", errors="replace")[-ERROR_LENGTH:]
-            # One that was killed says nothing.
-            error = said or f"it ended with {process.returncode}"
+            # One that was killed does not say so.
+            error = said if said and process.returncode > 0 else f"{said}it ended with {process.returncode}"
     except subprocess.TimeoutExpired:
         error = "its time was up"
     with suppress(ProcessLookupError):

@@ -14,7 +14,7 @@ def run() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     # Where `cifar-lit` starts it, too, classes of one's own are found in the working directory.
     if not sys.flags.safe_path and (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
     # An export is made by torch's compiler. `fit` gets it where --model.compile_mode asks for it.
     with spared(["scipy.signal"] if command == "export" else SPARED):
         start()

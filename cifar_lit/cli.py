@@ -157,8 +157,6 @@ class CifarCLI(LightningCLI):
             raise UserError("There is no such GPU that torch can use: leave --trainer.accelerator out, or give cpu.")
         # Lightning would make a folder named ~.
         trainer.default_root_dir = trainer.default_root_dir and str(self._root)
-        if self._settings.data is not None and any(a.startswith(_CLASSES_GIVEN) for a in self._arguments):
-            say("--model.num_classes is not used: the data say how many classes there are")
         needs_data = self.subcommand != "summary" and str(self._settings.model.class_path).startswith("cifar_lit.")
         if needs_data and self._settings.data is None:
             raise UserError("No data is given: name some, such as --data DigitsDataModule, or a recipe with --config.")
@@ -180,6 +178,8 @@ class CifarCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Adds what every run has: progress, curves, checkpoints, and TensorBoard unless there is another logger."""
         config = self._get(self.config_init, "trainer")
+        if hasattr(self.datamodule, "num_classes") and any(a.startswith(_CLASSES_GIVEN) for a in self._arguments):
+            say("--model.num_classes is not used: the data say how many classes there are")
         if not torch.cuda.is_available():
             keep_freed_memory()
         if config.precision is None and self.subcommand not in ("summary", "export") and not self._of_pictures:

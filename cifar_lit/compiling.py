@@ -73,8 +73,8 @@ class CompilableModule(LightningModule):
                 raise
             height, width = images.shape[2:]
             raise UserError(
-                f"Images of {height}×{width} are too small for {type(self).__name__}: give larger ones "
-                "(--data.image_size), or another model."
+                f"Images of {height}×{width} are too small for {type(self).__name__}: give larger ones, or another "
+                "model."
             ) from error
         # With CUDA graphs the next call writes over this one's output, which evaluation keeps.
         return logits if self._compiled is None or self.training else logits.clone()

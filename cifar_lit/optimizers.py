@@ -78,7 +78,7 @@ class MuonSGD(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "steps": steps})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, or as many as it has kinds of parameters."""
+        """Adds a group, or one for each kind of its parameters; its own rate and decay are as those in ``params``."""
         for group in groups_by_kind(param_group, *self._settings):
             if is_filters(group["params"][0], group):
                 group["weight_decay"] = 0.0
@@ -197,7 +197,7 @@ class DecoupledSGD(SGD):
         super().__init__(params, lr=lr / unit, momentum=momentum, nesterov=momentum > 0, fused=True)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, or as many as it has kinds of parameters."""
+        """Adds a group, or one for each kind of its parameters; its own rate and decay are as those in ``params``."""
         for group in groups_by_kind(param_group, *self._settings):
             super().add_param_group(group)
 

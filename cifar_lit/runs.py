@@ -204,7 +204,8 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
     peek.add_argument("--ckpt_path", default=None if resumes else BEST)
     peek.add_argument("--trainer.default_root_dir", dest="root", default=".")
     given, _ = peek.parse_known_args(args[1:])
-    if given.config or given.model or given.ckpt_path in (None, "null"):
+    named = given.config or given.model or any(arg.startswith("--model.class_path") for arg in args)
+    if named or given.ckpt_path in (None, "null"):
         return args
     root = expanded(given.root)
     checkpoint = find_checkpoint(given.ckpt_path, root, kind=LAST if resumes else BEST)
@@ -215,7 +216,8 @@ def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:
         config = str(run / CONFIG)
     elif resumes:
         # A checkpoint does not tell how it was trained.
-        return args
+        own = run / CONFIG if run is not None else "FILE"
+        raise UserError(f"{checkpoint} is of no run in {root / LOGS}: give its settings, too, with --config={own}.")
     else:
         told = "Settings of the checkpoint"
         config = settings_in(checkpoint)

@@ -769,12 +769,12 @@ def test_a_part_whose_time_is_up_is_ended_and_keeps_what_it_has(tmp_path: Path) 
     assert process.poll() is not None
 
 
-def test_a_part_that_is_killed_without_a_word_has_failed(tmp_path: Path) -> None:
+def test_a_part_that_is_killed_has_failed_and_says_by_what(tmp_path: Path) -> None:
     script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
-    (tmp_path / "epochs.err").touch()
+    (tmp_path / "epochs.err").write_text("UserWarning: of something else\n")
     found = gpu.outcome(process, "epochs", 100, tmp_path)
-    assert found == {"error": "it ended with -9"}
+    assert found == {"error": "UserWarning: of something else\nit ended with -9"}
     assert gpu.failed(found)
 
 

@@ -1294,10 +1294,15 @@ def test_a_resumed_run_that_names_no_config_goes_on_with_its_own(capsys: pytest.
 
 
 def test_a_fit_that_resumes_nothing_of_ones_own_wants_a_config(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["fit"], ["fit", "--ckpt_path=null"], ["fit", "--ckpt_path=away.ckpt"]):
-        shutil.copy(fit("--trainer.max_steps=1") / "checkpoints" / "last.ckpt", "away.ckpt")
-        assert with_own_config(arguments, ["fit"]) == arguments
+    run = fit("--trainer.max_steps=1")
+    for arguments in (["fit"], ["fit", "--ckpt_path=null"]):
         assert "model missing: give a recipe" in failure(capsys, *arguments)
+    own = ["fit", "--model.class_path=ResNetV1", "--ckpt_path=last"]
+    assert with_own_config(own, ["fit"]) == own
+    shutil.copy(run / "checkpoints" / "last.ckpt", "away.ckpt")
+    assert "give its settings, too, with --config=FILE" in failure(capsys, "fit", "--ckpt_path=away.ckpt")
+    elsewhere = ["fit", f"--ckpt_path={run}", "--trainer.default_root_dir=elsewhere"]
+    assert f"give its settings, too, with --config={run / 'config.yaml'}" in failure(capsys, *elsewhere)
 
 
 def test_a_run_does_not_go_on_with_other_classes(capsys: pytest.CaptureFixture[str]) -> None:

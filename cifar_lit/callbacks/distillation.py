@@ -17,7 +17,7 @@ from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import expanded, write_atomically
 from cifar_lit.identity import same_classes, sha256_of
-from cifar_lit.runs import LAST, LOGS, checkpoints, find_checkpoint
+from cifar_lit.runs import LAST, LOGS, checkpoints
 
 # A checkpoint chooses among these alone: to name anything else would import it, and so execute what is in it.
 ARCHITECTURE = re.compile(r"cifar_lit\.models(\.\w+)*\.[A-Z]\w*")
@@ -98,9 +98,9 @@ class Distillation(Callback):
     def _found(self, trainer: Trainer, copy: Path | None) -> Path:
         """The checkpoint that is meant; for a resumed run the one that it began with."""
         root, asked = Path(trainer.default_root_dir), expanded(self.teacher)
+        asked = asked / "checkpoints" / f"{LAST}.ckpt" if asked.is_dir() else asked
         by_recipe = RECIPE.fullmatch(self.teacher) is not None
-        of_run = [find_checkpoint(self.teacher, root, kind=LAST)] if asked.is_dir() and not by_recipe else []
-        meant = checkpoints(LAST, root, self.teacher) if by_recipe else of_run or [asked] * asked.is_file()
+        meant = checkpoints(LAST, root, self.teacher) if by_recipe else [asked] * asked.is_file()
         if self._begun_with is not None:
             begun_with = self._begun_with
             # Whoever names the same teacher as then, or the copy, as the run's own settings do, means that one,

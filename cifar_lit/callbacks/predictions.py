@@ -40,15 +40,8 @@ class PredictionTable(Callback):
         self._seen = self._batches = 0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets what was predicted before, and refuses a module that would be given more than images."""
+        """Forgets what was predicted before."""
         self._rows, self._seen, self._batches = [], 0, 0
-        default = getattr(type(pl_module), "predict_step", None) is LightningModule.predict_step
-        # Data of one's own may have batches of images alone.
-        if default and hasattr(getattr(trainer, "datamodule", None), "test_images"):
-            raise UserError(
-                f"{type(pl_module).__name__} has no predict_step, and Lightning's own hands a network images and "
-                "labels: add one that gives probabilities, such as self(batch[0]).softmax(1)."
-            )
 
     def on_predict_batch_end(
         self,

@@ -14,6 +14,8 @@ from cifar_lit.stepping import loss_of_batch
 
 # Seconds between two looks at the loss.
 LOSS_INTERVAL = 0.5
+# Metrics that a line has in a form of its own.
+SHOWN = {f"{split}/{metric}" for split in ("train", "val") for metric in ("loss", "accuracy")}
 
 
 def duration(seconds: float) -> str:
@@ -135,11 +137,12 @@ class EpochProgress(ProgressBar):
             loss, accuracy = metrics.get(f"{split}/loss"), metrics.get(f"{split}/accuracy")
             parts += [f"{split} loss {loss:.3f}"] if loss is not None else []
             parts += [f"accuracy {accuracy:6.2%}"] if accuracy is not None else []
+        # What else a module has asked to be shown; names tell what is of validation.
+        others = {name: value for name, value in trainer.progress_bar_metrics.items() if name not in SHOWN}
+        for name_of, value in sorted(others.items()):
+            if not name_of.endswith("_step") and (self._validated or not name_of.startswith("val")):
+                parts.append(f"{name_of.removesuffix('_epoch')} {value:.4g}")
         self._validated = False
-        # What a module that is no `Classifier` has asked to be shown here, by its names.
-        for metric, value in sorted(trainer.progress_bar_metrics.items()):
-            if not metric.startswith(("train/", "val/")) and not metric.endswith("_step"):
-                parts.append(f"{metric.removesuffix('_epoch')} {value:.4g}")
         curves = next((c for c in trainer.callbacks if isinstance(c, Curves)), None)  # type: ignore[attr-defined]
         if curves is not None and curves.images_per_second:
             parts.append(f"{curves.images_per_second:,.0f} images/s")

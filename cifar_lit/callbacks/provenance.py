@@ -41,7 +41,7 @@ class Provenance(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Goes on with the list of the run that is resumed, if it is of these classes."""
         learnt, classes = data_in(checkpoint), getattr(getattr(trainer, "datamodule", None), "class_names", None)
-        if learnt is not None and classes is not None:
+        if learnt is not None and classes:
             # Lightning hands data what a checkpoint keeps of them only where both are of one class of Python's.
             same_classes(learnt["class_names"], classes, "The checkpoint")
         self._starts = list(checkpoint.get("provenance", []))

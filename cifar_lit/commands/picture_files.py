@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cifar_lit.console import first_names
 from cifar_lit.errors import UserError
 
 #: What pictures may be, by Pillow's names.
@@ -18,8 +19,7 @@ OVERLAYS = "overlays"
 
 def lies_in(path: Path, place: Path) -> bool:
     """Whether a file is at a place or below it, by wherever links lead."""
-    # `Path.resolve` raises where a link leads to itself (Python before 3.13).
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(place))
+    return _real(path).is_relative_to(_real(place))
 
 
 def pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[list[Path], list[Path], list[Path]]:
@@ -38,21 +38,27 @@ def pictures_in(folder: Path, output: Path, overlays: Path | None) -> tuple[list
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder and no picture: give one that holds pictures, or a picture.")
-    written = [output, output.with_name(UNREADABLE)]
+    written = [_real(output), _real(output.with_name(UNREADABLE))]
     if overlays is not None and overlays.resolve() == folder.resolve():
         raise UserError(f"Overlays in {folder} would mix with its pictures: name another folder for them.")
     # Also those of a run before that are not asked for now.
     place = overlays or output.with_name(OVERLAYS)
     if place.resolve() != folder.resolve() and lies_in(place, folder):
-        written.append(place)
+        written.append(_real(place))
     closed: list[Path] = []
-    found = (path for path in _files_below(folder, closed) if not any(lies_in(path, place) for place in written))
-    files = sorted(found)
+    found = [(path, _real(path)) for path in _files_below(folder, closed)]
+    files = sorted(path for path, real in found if not any(real.is_relative_to(place) for place in written))
     pictures = [path for path in files if path.suffix.lower() in EXTENSIONS + UNREAD_EXTENSIONS]
     if not pictures:
-        raise UserError(f"{folder} holds no pictures: give a folder with files such as {', '.join(EXTENSIONS)}.")
+        but = f" that may be looked at, and {first_names([*map(str, closed)])} may not" if closed else ""
+        raise UserError(f"{folder} holds no pictures{but}: give a folder with files such as {', '.join(EXTENSIONS)}.")
     known = set(pictures)
     return pictures, [path for path in files if path not in known], sorted(closed)
+
+
+def _real(path: Path) -> Path:
+    """Where it is, behind all links: `Path.resolve` raises where one leads to itself (Python before 3.13)."""
+    return Path(os.path.realpath(path))
 
 
 def _files_below(folder: Path, closed: list[Path]) -> Iterator[Path]:

@@ -205,7 +205,7 @@ class ImageFolderDataModule(ImageDataModule):
     def _say_what_was_passed_over(self) -> None:
         held_out = next((self.root / name for name in HELD_OUT if (self.root / name).is_dir()), None)
         if held_out is not None:
-            say(f"{held_out} is not used: images to validate on are held out from train/ (--data.val_size)")
+            say(f"{held_out} is not used: --data.val_size holds images of train/ out to validate on")
         folders = [self.root / split / name for split in ("train", "test") for name in self.class_names]
         others = [
             Path(entry.path).relative_to(self.root).as_posix()

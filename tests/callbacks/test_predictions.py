@@ -12,7 +12,6 @@ from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lit.callbacks.predictions import PredictionTable, Row
-from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 
 
@@ -110,13 +109,6 @@ def test_of_several_loaders_the_first_is_written(tmp_path: Path) -> None:
     for loader in (0, 1):
         table.on_predict_batch_end(trainer, module, torch.tensor([[1.0, 0.0]]), None, 0, loader)
     assert len(table._rows) == 1
-
-
-def test_a_module_without_a_predict_step_would_be_given_labels_too(tmp_path: Path) -> None:
-    trainer: Any = SimpleNamespace(datamodule=DigitsDataModule())
-    with pytest.raises(UserError, match=r"LightningModule has no predict_step.*: add one .*self\(batch\[0\]\)"):
-        PredictionTable(tmp_path).on_predict_start(trainer, LightningModule())
-    PredictionTable(tmp_path).on_predict_start(trainer, Ours())
 
 
 def test_a_module_without_probabilities_is_told_that_nothing_is_written(

@@ -110,8 +110,8 @@ class Plain(LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Half, whatever the batch."""
-        self.log("val_acc", 0.5, prog_bar=True)
+        """The same whatever the batch."""
+        self.log_dict({"val_acc": 0.5, "val/f1": 0.25}, prog_bar=True)
 
     def configure_optimizers(self) -> Any:
         """SGD."""
@@ -119,11 +119,12 @@ class Plain(LightningModule):
 
 
 def test_a_line_tells_what_a_plain_module_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fit(tmp_path, model=Plain(), max_epochs=1)
-    (line,) = lines(capsys)
-    assert re.search(r"Epoch 1/1: train_loss \d\.\d+, val_acc 0\.5", line)
-    assert "_step" not in line
-    assert "unseen" not in line
+    fit(tmp_path, model=Plain(), max_epochs=4, check_val_every_n_epoch=2)
+    told = lines(capsys)
+    assert all(re.search(r"Epoch ./4: train_loss \d\.\d+", line) for line in told)
+    assert [", val/f1 0.25, val_acc 0.5" in line for line in told] == [False, True, False, True]
+    assert ["val" in line for line in told] == [False, True, False, True]
+    assert not [line for line in told if "_step" in line or "unseen" in line]
 
 
 def test_a_line_tells_of_validation_in_its_own_epoch_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

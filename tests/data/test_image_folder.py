@@ -599,7 +599,7 @@ def test_a_folder_of_images_to_validate_on_is_said_not_to_be_used(
     root = image_folder()
     (root / name).mkdir()
     loaded(root)
-    assert capsys.readouterr().out.startswith(f"{root / name} is not used: images to validate on are held out")
+    assert capsys.readouterr().out.startswith(f"{root / name} is not used: --data.val_size holds images")
 
 
 def test_of_a_folder_older_images_are_not_kept_for_ever(
