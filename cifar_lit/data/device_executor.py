@@ -173,7 +173,8 @@ class DeviceExecutor:
         images = images.permute(0, 3, 1, 2).contiguous()
         for (stage, _), stage_arrays in zip(self._stages, packed, strict=True):
             images = stage.run(images, *(next(arrays) for _ in stage_arrays))
-        return images if images.dtype == self.output_dtype else images.round()
+        # Floats are a stage's own, and may be rounded in place.
+        return images if images.dtype == self.output_dtype else images.round_()
 
 
 def _fuse(steps: Sequence[Step]) -> list[tuple[Stage, slice]]:
