@@ -37,7 +37,7 @@ from cifar_lit.callbacks.stops import Stopped, Stops
 from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.checkpoint_io import with_atomic_saving
 from cifar_lit.commands.learnt_data import take_learnt
-from cifar_lit.commands.run_settings import of_pictures, suit, tell_of
+from cifar_lit.commands.run_settings import names, of_pictures, suit, tell_of
 from cifar_lit.console import exit_with, hush_libraries, say
 from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
 from cifar_lit.files import expanded, ready_to_write
@@ -178,7 +178,7 @@ class CifarCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Adds what every run has: progress, curves, checkpoints, and TensorBoard unless there is another logger."""
         config = self._get(self.config_init, "trainer")
-        if hasattr(self.datamodule, "num_classes") and any(a.startswith(_CLASSES_GIVEN) for a in self._arguments):
+        if hasattr(self.datamodule, "num_classes") and names(self._arguments, *_CLASSES_GIVEN):
             say("--model.num_classes is not used: the data say how many classes there are")
         if not torch.cuda.is_available():
             keep_freed_memory()

@@ -36,7 +36,26 @@ class NesterovSGD(SGD):
         super().__init__(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
 
 
-class MuonSGD(Optimizer):
+class _SplitsGroups(Optimizer):
+    """Splits every group of parameters by their kinds: see `cifar_lit.parameter_kinds`."""
+
+    # Of each kind, as `groups_by_kind` takes them.
+    _settings: tuple[Any, ...]
+
+    def _by_kind(self, group: dict[str, Any]) -> list[dict[str, Any]]:
+        return groups_by_kind(group, *self._settings)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds a group, or one for each kind of its parameters; its own rate and decay are as those in ``params``."""
+        for group in self._by_kind(param_group):
+            super().add_param_group(group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which groups may be added to, too."""
+        return {**super().__getstate__(), "_settings": self._settings}
+
+
+class MuonSGD(_SplitsGroups):
     """Muon for the filters of convolutions, SGD with Nesterov momentum for everything else.
 
     The filters of a layer are the rows of a matrix. Their update is the momentum with its singular values brought near
@@ -77,16 +96,12 @@ class MuonSGD(Optimizer):
         self._settings = {**rest, "lr": bias_lr}, {**rest, "lr": head_lr}, filters
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "steps": steps})
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, or one for each kind of its parameters; its own rate and decay are as those in ``params``."""
-        for group in groups_by_kind(param_group, *self._settings):
-            if is_filters(group["params"][0], group):
-                group["weight_decay"] = 0.0
-            super().add_param_group(group)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which groups may be added to, too."""
-        return {**super().__getstate__(), "_settings": self._settings}
+    def _by_kind(self, group: dict[str, Any]) -> list[dict[str, Any]]:
+        groups = super()._by_kind(group)
+        for of_kind in groups:
+            if is_filters(of_kind["params"][0], of_kind):
+                of_kind["weight_decay"] = 0.0
+        return groups
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -160,7 +175,7 @@ class MuonSGD(Optimizer):
         return [state["momentum_buffer"] for state in states]
 
 
-class DecoupledSGD(SGD):
+class DecoupledSGD(_SplitsGroups, SGD):
     """SGD with Nesterov momentum, each of whose settings does one thing.
 
     Rate and decay are those of all the steps together in which momentum uses a gradient, so that momentum changes
@@ -195,15 +210,6 @@ class DecoupledSGD(SGD):
         biases = {**weights, "lr": lr * bias_scaler}
         self._settings = biases, weights, weights, unit
         super().__init__(params, lr=lr / unit, momentum=momentum, nesterov=momentum > 0, fused=True)
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group, or one for each kind of its parameters; its own rate and decay are as those in ``params``."""
-        for group in groups_by_kind(param_group, *self._settings):
-            super().add_param_group(group)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which groups may be added to, too."""
-        return {**super().__getstate__(), "_settings": self._settings}
 
 
 def _check_momentum(**settings: float) -> None:

@@ -138,10 +138,10 @@ class EpochProgress(ProgressBar):
             parts += [f"{split} loss {loss:.3f}"] if loss is not None else []
             parts += [f"accuracy {accuracy:6.2%}"] if accuracy is not None else []
         # What else a module has asked to be shown; names tell what is of validation.
-        others = {name: value for name, value in trainer.progress_bar_metrics.items() if name not in SHOWN}
-        for name_of, value in sorted(others.items()):
-            if not name_of.endswith("_step") and (self._validated or not name_of.startswith("val")):
-                parts.append(f"{name_of.removesuffix('_epoch')} {value:.4g}")
+        for metric, value in sorted(trainer.progress_bar_metrics.items()):
+            of_before = metric.startswith("val") and not self._validated
+            if metric not in SHOWN and not metric.endswith("_step") and not of_before:
+                parts.append(f"{metric.removesuffix('_epoch')} {value:.4g}")
         self._validated = False
         curves = next((c for c in trainer.callbacks if isinstance(c, Curves)), None)  # type: ignore[attr-defined]
         if curves is not None and curves.images_per_second:

@@ -41,7 +41,8 @@ def of_pictures(settings: Any, command: str) -> bool:
     return command == "predict" and settings.images is not None
 
 
-def _names(arguments: Sequence[str], *options: str) -> bool:
+def names(arguments: Sequence[str], *options: str) -> bool:
+    """Whether one of some options, or of what they begin, is among the arguments of a command line."""
     return any(argument.startswith(options) for argument in arguments)
 
 
@@ -62,11 +63,11 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
         content = load_checkpoint(checkpoint)
         if pictures:
             preprocessing_in(content, checkpoint)
-        asked = _names(arguments, "--data", "--config", "-c")
+        asked = names(arguments, "--data", "--config", "-c")
         # The run's own may be gone, or with the colleague who trained it.
         if pictures or (settings.data is not None and not asked and data_in(content) is not None):
             stand_in = stand_in_for_data(content)
-            if _names(arguments, *(f"--data.{prefix}image_size" for prefix in ("", "init_args."))):
+            if names(arguments, *(f"--data.{prefix}image_size" for prefix in ("", "init_args."))):
                 stand_in["init_args"]["image_size"] = settings.data.init_args.image_size
             settings.data = dict_to_namespace(stand_in)
     trainer = settings.trainer
@@ -78,9 +79,9 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
         if command != "explain":
             trainer.accelerator, trainer.precision = "cpu", None
     # Whoever gives a config means it.
-    if command != "fit" and not _names(arguments, "--config", "-c"):
+    if command != "fit" and not names(arguments, "--config", "-c"):
         _suit_machine(trainer, arguments)
-        if command == "explain" and not _names(arguments, "--trainer.limit_", "--trainer.fast_dev_run"):
+        if command == "explain" and not names(arguments, "--trainer.limit_", "--trainer.fast_dev_run"):
             # A run that was only tried out is looked at as a whole, too.
             trainer.limit_test_batches = trainer.limit_predict_batches = None
     if (command == "explain" or (pictures and settings.overlays)) and settings.method is None:
@@ -89,15 +90,15 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
 
 def _suit_machine(trainer: Any, arguments: Sequence[str]) -> None:
     """The run may have been on a larger machine than this one; what the command line asks for is meant."""
-    elsewhere = not can_use(str(trainer.accelerator)) and not _names(arguments, "--trainer.accelerator")
+    elsewhere = not can_use(str(trainer.accelerator)) and not names(arguments, "--trainer.accelerator")
     if elsewhere:
         trainer.accelerator = "auto"
     # A launcher has begun as many processes as it was told to, each of which must come to the same.
     launched = "WORLD_SIZE" in os.environ or SLURMEnvironment.detect()
-    left_open = not launched and not _names(arguments, "--trainer.devices")
+    left_open = not launched and not names(arguments, "--trainer.devices")
     if elsewhere or (left_open and count_devices(str(trainer.accelerator)) < _count(trainer.devices)):
-        trainer.devices = trainer.devices if _names(arguments, "--trainer.devices") else 1
-        trainer.strategy = trainer.strategy if _names(arguments, "--trainer.strategy") else "auto"
+        trainer.devices = trainer.devices if names(arguments, "--trainer.devices") else 1
+        trainer.strategy = trainer.strategy if names(arguments, "--trainer.strategy") else "auto"
 
 
 def _count(devices: Any) -> int:
