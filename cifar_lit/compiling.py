@@ -1,6 +1,7 @@
 """A module's network, as it is or compiled by torch."""
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -29,10 +30,12 @@ class CompilableModule(LightningModule):
     Attributes:
         net: Maps normalised images, float (N, 3, H, W), to logits (N, C).
         compile_mode: torch.compile's, or ``none``.
+        resized: Makes the images of a training step smaller; None for whole ones: see `ProgressiveResizing`.
     """
 
     net: Any
     compile_mode: CompileMode
+    resized: Callable[[Tensor], Tensor] | None = None
 
     def take_network(self, net: nn.Module, compile_mode: CompileMode) -> None:
         """Takes a network, which is compiled when it runs for the first time."""
@@ -65,6 +68,9 @@ class CompilableModule(LightningModule):
                 "These images are pixels of uint8, and not yet normalised: give a trainer the data module and not its "
                 "loaders, or normalise a batch with the data module's on_after_batch_transfer."
             )
+        # Not in `training_step`, of which a subclass may have its own.
+        if self.training and self.resized is not None:
+            images = self.resized(images)
         images = images.contiguous(memory_format=torch.channels_last)
         try:
             logits: Tensor = self.net(images) if self._compiled is None else self._run_compiled(images)
