@@ -4,7 +4,8 @@
                                      [--data.batch_size=2048 …]
 
 Options that are not its own go to `fit`. The images are noise. On a CPU an epoch is extrapolated from a few dozen
-steps. The first epoch warms up and does not count.
+steps. The first epoch warms up and does not count. It is an epoch of whole images also where a recipe trains on smaller
+ones at first (`ProgressiveResizing`).
 
 The least is the larger of two times: multiply-adds at the machine's own speed of multiplying matrices, and bytes at its
 own speed of copying memory, both measured. Forwards a network does the multiply-adds of `summary`, backwards twice as
@@ -15,9 +16,11 @@ activation functions for nothing (`traffic`). Where caches hold a whole batch, l
 import statistics
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from benchmarks.accuracy import all_settings_of, file_of, teacher_of
 from benchmarks.measure import (
@@ -33,6 +36,7 @@ from benchmarks.measure import (
     run,
     save,
 )
+from cifar_lit.callbacks import ProgressiveResizing
 from cifar_lit.console import hush_libraries
 from cifar_lit.explain.layers import LayerTable, network_table
 from cifar_lit.precision import choose_precision
@@ -87,6 +91,19 @@ def bytes_a_second(device: torch.device) -> float:
     return 2 * source.numel() / median_seconds(lambda: target.copy_(source))
 
 
+def on_whole_images(file: Path, folder: Path) -> Path:
+    """The recipe of a file; where it trains on smaller images at first, a copy in a folder that does not."""
+    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+    callbacks = recipe["trainer"].get("callbacks") or []
+    kept = [one for one in callbacks if not str(one["class_path"]).endswith(ProgressiveResizing.__name__)]
+    if kept == callbacks:
+        return file
+    recipe["trainer"]["callbacks"] = kept
+    copy = folder / file.name
+    copy.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    return copy
+
+
 def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int, images: int) -> dict[str, Any]:
     """What an epoch of a recipe takes, and the least that it could.
 
@@ -109,7 +126,8 @@ def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int,
             taught, _ = run("fit", f"--config={file_of(teacher)}", *data, *step, root)
             # Forwards only, and its bytes for nothing.
             answers = FORWARDS * network_table(taught.model, 32).macs
-        cli, clock = run("fit", f"--config={file_of(recipe)}", *data, *length, root, *further)
+        file = on_whole_images(file_of(recipe), Path(folder))
+        cli, clock = run("fit", f"--config={file}", *data, *length, root, *further)
     rates = [seconds / seen for seconds, seen in zip(clock.epochs[1:], clock.images[1:], strict=True)]
     device, dtype = cli.trainer.strategy.root_device, DTYPES[cli.trainer.precision]
     table, batch_size = network_table(cli.model, 32), cli.datamodule.batch_size
@@ -135,6 +153,7 @@ def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int,
         "batch_size": batch_size,
         "precision": cli.trainer.precision,
         "further_options": list(further),
+        **({"smaller_images": "left out"} if file != file_of(recipe) else {}),
     }
 
 

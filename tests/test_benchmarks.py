@@ -39,6 +39,7 @@ from benchmarks import (
     training_loop,
     turns,
 )
+from cifar_lit.callbacks import resizing
 from cifar_lit.callbacks.provenance import Provenance
 from cifar_lit.data import ImageFolderDataModule
 from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
@@ -323,6 +324,19 @@ def test_epoch_limit_of_a_network_and_its_teacher(tmp_path: Path, monkeypatch: p
     row = result(tmp_path, "epoch_limit-cpu-float32")["recipes"]["depthwise_distilled"]
     macs = [layer_table(net).macs for net in (DepthwiseNet().net, CifarResNetV1(20))]
     assert row["compute_seconds"] == pytest.approx(50_000 * (6 * macs[0] + 2 * macs[1]) / 1e9, rel=1e-3)
+
+
+def test_epoch_limit_is_of_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype, side: 1e9)
+    monkeypatch.setattr(epoch_limit, "bytes_a_second", lambda device: 1e12)
+    resized = list[float]()
+    monkeypatch.setattr(resizing, "resized", lambda images, scale: resized.append(scale) or images)  # type: ignore[func-returns-value]
+    tiny = ["--images=40", "--steps=2", f"--output={tmp_path}", "--data.batch_size=4", "--trainer.accelerator=cpu"]
+    epoch_limit.main(["speed", *tiny, "--trainer.precision=32-true", "--model.widths=[8]"])
+    row = result(tmp_path, "epoch_limit-cpu-float32")["recipes"]["speed"]
+    assert row["smaller_images"] == "left out"
+    assert row["settings"] == measure.settings_of(measure.REPOSITORY / "configs" / "speed.yaml")
+    assert not resized
 
 
 def test_epoch_limits_are_added_to_those_of_other_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

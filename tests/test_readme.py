@@ -196,7 +196,9 @@ def test_it_says_how_fast_a_cpu_was() -> None:
     assert f"| [{gain:.2f} times as fast](benchmarks/results/training_loop-cpu-compiled.json) |" in said
     found = of_results("time_to_accuracy-speed-cpu")
     reached = f"{found['median_fit_seconds'] / 60:.0f} min and reached {found['mean_accuracy_multi_view']:.1f} %"
-    assert f"[{reached}](benchmarks/results/time_to_accuracy-speed-cpu.json) on a fast day" in said
+    assert f"[{reached}](benchmarks/results/time_to_accuracy-speed-cpu.json) on a slow day" in said
+    former = of_results("accuracy/former/speed-jpeg-cpu-seed0")["accuracy_multi_view"]
+    assert f"[{former:.1f} %](benchmarks/results/accuracy/former/speed-jpeg-cpu-seed0.json), and [its epochs]" in said
     epoch = of_results("epoch_limit-cpu-slow_day")["recipes"]["speed"]["seconds"]
     recipe = yaml.safe_load((REPOSITORY / "configs" / "speed.yaml").read_text(encoding="utf-8"))
     assert f"alone take {recipe['trainer']['max_epochs'] * epoch / 60:.0f} min" in said
