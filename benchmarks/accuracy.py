@@ -33,6 +33,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.commands import command, run_jobs
 from benchmarks.measure import REPOSITORY, RESULTS, images_of, kind_of, read, save, settings_of, training_parser
+from benchmarks.recipes import callbacks_of, is_a
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies
 from cifar_lit.console import hush_libraries
 from cifar_lit.files import write_atomically
@@ -65,10 +66,8 @@ def all_settings_of(recipe: str, repository: Path = REPOSITORY) -> dict[str, Any
 
 def teacher_of(file: Path) -> str | None:
     """The recipe whose run teaches that of a file."""
-    callbacks = (yaml.safe_load(file.read_text(encoding="utf-8"))["trainer"] or {}).get("callbacks") or []
-    # One may be given without a list.
-    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
-        if isinstance(callback, dict) and callback["class_path"].rpartition(".")[2] == "Distillation":
+    for callback in callbacks_of(yaml.safe_load(file.read_text(encoding="utf-8"))):
+        if is_a(callback, "Distillation"):
             return str(callback["init_args"]["teacher"])
     return None
 

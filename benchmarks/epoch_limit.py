@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from benchmarks.accuracy import all_settings_of, file_of, teacher_of
 from benchmarks.measure import (
@@ -36,7 +35,7 @@ from benchmarks.measure import (
     run,
     save,
 )
-from cifar_lit.callbacks import ProgressiveResizing
+from benchmarks.recipes import on_whole_images
 from cifar_lit.console import hush_libraries
 from cifar_lit.explain.layers import LayerTable, network_table
 from cifar_lit.precision import choose_precision
@@ -89,19 +88,6 @@ def bytes_a_second(device: torch.device) -> float:
     source = torch.randint(256, (COPY[device.type],), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / median_seconds(lambda: target.copy_(source))
-
-
-def on_whole_images(file: Path, folder: Path) -> Path:
-    """The recipe of a file; where it trains on smaller images at first, a copy in a folder that does not."""
-    recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-    callbacks = recipe["trainer"].get("callbacks") or []
-    kept = [one for one in callbacks if not str(one["class_path"]).endswith(ProgressiveResizing.__name__)]
-    if kept == callbacks:
-        return file
-    recipe["trainer"]["callbacks"] = kept
-    copy = folder / file.name
-    copy.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return copy
 
 
 def measure(recipe: str, further: Sequence[str], steps: int | None, epochs: int, images: int) -> dict[str, Any]:

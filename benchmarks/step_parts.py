@@ -2,15 +2,17 @@
 
     python -m benchmarks.step_parts [RECIPE …] [--steps 60] [--images 50000] [--model.compile_mode=default …]
 
-Options that are not its own go to `fit`; the images are noise. A second epoch is looked at, its last steps by torch's
-profiler, whose times do not count there. A GPU works beside the host: where it is busy for less than a step takes
-(`gpu_ms` and `milliseconds`), the step waits for the host, and a faster network would not be a faster step.
+Options that are not its own go to `fit`; the images are noise, and whole ones all along. A second epoch is looked at,
+its last steps by torch's profiler, whose times do not count there. A GPU works beside the host: where it is busy for
+less than a step takes (`gpu_ms` and `milliseconds`), the step waits for the host, and a faster network would not be a
+faster step.
 """
 
 import statistics
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from torch._dynamo.utils import counters
 
 from benchmarks.accuracy import file_of
 from benchmarks.measure import noise, on_this, parser, run, save
+from benchmarks.recipes import on_whole_images
 from benchmarks.step_clock import WARM_UP, StepClock
 from cifar_lit.console import hush_libraries
 
@@ -91,7 +94,8 @@ def measure(recipe: str, further: Sequence[str], steps: int, images: int) -> dic
     watched = "--trainer.callbacks+=benchmarks.step_clock.StepClock"
     with tempfile.TemporaryDirectory() as folder:
         root = f"--trainer.default_root_dir={folder}"
-        cli, _ = run("fit", f"--config={file_of(recipe)}", *data, *length, root, *further, watched)
+        file = on_whole_images(file_of(recipe), Path(folder))
+        cli, _ = run("fit", f"--config={file}", *data, *length, root, *further, watched)
     found = next(c for c in cli.trainer.callbacks if isinstance(c, StepClock))  # type: ignore[attr-defined]
     parts = milliseconds(found)
     return {

@@ -49,7 +49,7 @@ class Classifier(CompilableModule, ResumableModule):
         tta: Test-time augmentation, reported beside the plain figures: ``flip`` averages the logits of an image and
             of its mirror image, ``multi_view`` also of both moved by a pixel along the diagonal.
         compile_mode: torch.compile's mode for the network, ``none`` to run it as it is. ``default`` is for a CPU,
-            ``reduce-overhead`` for small networks on a GPU. The first step of each batch size takes a minute or so.
+            ``reduce-overhead`` for small networks on a GPU. Each size of batch or images takes a minute or so at first.
 
     Raises:
         UserError: An argument is out of its range.

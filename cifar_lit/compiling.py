@@ -14,13 +14,21 @@ from cifar_lit.errors import UserError
 WITHOUT_COMPILER = re.compile(r"No working C\+\+ compiler|Failed to find C compiler|Compiler: ")
 # What it says of a convolution, and of a pool.
 TOO_SMALL = re.compile(r"Kernel size can't be greater than actual input size|Output size is too small")
+# Most that are made of a network, by sizes of batches and images.
+PROGRAMS = 64
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
 
 def compiled(function: Any, mode: str) -> Any:
     """A function, or a module, compiled by torch when it runs for the first time."""
+    # torch.compile would import it now.
+    from torch._dynamo import config
+
+    # Torch's own limit is 8, from which on it runs a network uncompiled.
+    config.recompile_limit = max(config.recompile_limit, PROGRAMS)
     # A program for each size of batch: the one for all sizes, which torch makes instead when a second size comes, takes
-    # the first size, too, from then on, and may be slower. A run has few sizes: usual batches and last ones.
+    # the first size, too, from then on, and may be slower. A run has few sizes: usual batches and last ones, of each
+    # size of images.
     return torch.compile(function, mode=mode, dynamic=False)
 
 
@@ -49,8 +57,11 @@ class CompilableModule(LightningModule):
         return None if self.compile_mode == "none" else compiled(self.net.forward, self.compile_mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a copy or a file: without what was compiled, which would go on running this module's own network."""
-        return {**super().__getstate__(), "_compiled": None}
+        """For a copy or a file: without what was compiled, which would go on running this module's own network.
+
+        And without what a callback has put in for a run of this one.
+        """
+        return {**super().__getstate__(), "_compiled": None, "resized": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -69,8 +80,9 @@ class CompilableModule(LightningModule):
                 "loaders, or normalise a batch with the data module's on_after_batch_transfer."
             )
         # Not in `training_step`, of which a subclass may have its own.
-        if self.training and self.resized is not None:
-            images = self.resized(images)
+        resized = self.resized if self.training else None
+        if resized is not None:
+            images = resized(images)
         images = images.contiguous(memory_format=torch.channels_last)
         try:
             logits: Tensor = self.net(images) if self._compiled is None else self._run_compiled(images)
@@ -78,9 +90,9 @@ class CompilableModule(LightningModule):
             if not TOO_SMALL.search(str(error)):
                 raise
             height, width = images.shape[2:]
+            mend = "larger ones" if resized is None else "ProgressiveResizing larger scales"
             raise UserError(
-                f"Images of {height}×{width} are too small for {type(self).__name__}: give larger ones, or another "
-                "model."
+                f"Images of {height}×{width} are too small for {type(self).__name__}: give {mend}, or another model."
             ) from error
         # With CUDA graphs the next call writes over this one's output, which evaluation keeps.
         return logits if self._compiled is None or self.training else logits.clone()

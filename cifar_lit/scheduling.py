@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cifar_lit.errors import UserError
 from cifar_lit.monitor import is_of_validation
-from cifar_lit.stepping import check_length
+from cifar_lit.stepping import NO_LENGTH, check_length
 
 OTHERS = (
     "give OneCycle, Triangular, InverseTime, StepTable, Exponential, Plateau, CosineAnnealingLR, PolynomialLR or one "
@@ -52,10 +52,7 @@ def new_schedule(make: ScheduleCallable, optimizer: Optimizer, trainer: Trainer)
     if by_steps:
         check_length(trainer)
     if not known and by_steps:
-        raise UserError(
-            "A schedule needs the run's length: give --trainer.max_epochs or --trainer.max_steps, the latter or "
-            "--trainer.limit_train_batches where the data have no length."
-        )
+        raise UserError(f"A schedule {NO_LENGTH}")
     if is_plateau and not hasattr(schedule, "monitor"):
         raise UserError(f"{type(schedule).__name__} has no `monitor`, the name of a metric: give Plateau.")
     if known and not _takes_the_number_of_steps(schedule, int(steps)):

@@ -15,6 +15,11 @@ from cifar_lit.ranks import several_ranks
 
 # Generators take seeds below 2⁶³.
 _SEED_MASK = 0x7FFF_FFFF_FFFF_FFFF
+# What is said of what goes by the share of a run, where nobody knows how long that is.
+NO_LENGTH = (
+    "needs the run's length: give --trainer.max_epochs or --trainer.max_steps, the latter or "
+    "--trainer.limit_train_batches where the data have no length."
+)
 # Of this process.
 _FITS = itertools.count()
 

@@ -107,6 +107,24 @@ def write_timed_epochs(folder: Path, *rows: dict[str, Any]) -> None:
         (folder / file).write_text(json.dumps({"recipes": timed}))
 
 
+@pytest.mark.parametrize(
+    ("precision", "tflops", "day"),
+    [
+        ("bf16-mixed", [0.4, 0.4], " on a slow day"),
+        ("bf16-mixed", [0.4, 0.9], ""),
+        ("bf16-mixed", [0.4, None], ""),
+        ("32-true", [0.1, 0.1], ""),
+    ],
+)
+def test_a_cost_is_of_a_slow_day_where_the_machine_was_slow(
+    precision: str, tflops: list[float | None], day: str, tmp_path: Path
+) -> None:
+    machine = {"threads": 2, "gpu": None, "precision": precision}
+    runs = [result("net", machine=machine, **({} if speed is None else {"cpu_tflops": speed})) for speed in tflops]
+    in_float32 = " in float32" if precision == "32-true" else ""
+    assert accuracy_figures.own_cost("net", runs, tmp_path) == f"30 min on 2 CPU cores{in_float32}{day}"
+
+
 def test_a_recipe_that_was_only_timed_says_what_it_costs(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     settings = "trainer: {max_epochs: 50}"

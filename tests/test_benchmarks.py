@@ -32,6 +32,7 @@ from benchmarks import (
     input_pipeline,
     loop_overhead,
     measure,
+    recipes,
     step_clock,
     step_parts,
     survival,
@@ -337,6 +338,12 @@ def test_epoch_limit_is_of_whole_images(tmp_path: Path, monkeypatch: pytest.Monk
     assert row["smaller_images"] == "left out"
     assert row["settings"] == measure.settings_of(measure.REPOSITORY / "configs" / "speed.yaml")
     assert not resized
+    # Others are as they are, in whatever form their callbacks are.
+    for callbacks in ("null", "EMA", "[EMA]", "{class_path: EMA}", "[{class_path: my.Own}]"):
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(f"trainer: {{callbacks: {callbacks}}}")
+        assert recipes.on_whole_images(recipe, tmp_path / "no") == recipe
+        assert accuracy.teacher_of(recipe) is None
 
 
 def test_epoch_limits_are_added_to_those_of_other_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
