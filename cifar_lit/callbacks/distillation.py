@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from cifar_lit.callbacks.part_of_training import PartOfTraining
 from cifar_lit.checkpoint_content import data_in, epochs_in, load_checkpoint, scaling_in
 from cifar_lit.classifier import Classifier
 from cifar_lit.console import say
@@ -28,7 +29,7 @@ TEACHER = "teacher.ckpt"
 APART = 0.1
 
 
-class Distillation(Callback):
+class Distillation(PartOfTraining):
     """Adds to the loss how far the logits are from those of a trained network, the teacher, for the same images.
 
     The loss is (1 − weight) times that of the labels, plus weight · T² times the Kullback–Leibler divergence of the
@@ -49,7 +50,14 @@ class Distillation(Callback):
             the run.
     """
 
+    attribute = "taught"
+    changes = "loss"
+    left_out = (
+        "not asked the teacher: it has to call super().training_step, or self.taught(images, logits, loss) for its loss"
+    )
+
     def __init__(self, teacher: str | Path, weight: float = 0.9, temperature: float = 4.0) -> None:
+        super().__init__()
         if not 0 <= weight <= 1:
             raise UserError(f"weight is {weight}: give the teacher's share of the loss, from 0 to 1.")
         if temperature <= 0:
@@ -57,8 +65,6 @@ class Distillation(Callback):
         self.teacher, self.path = str(teacher), expanded(teacher)
         self.weight, self.temperature = weight, temperature
         self._teacher: Classifier | None = None
-        # In this fit, by a batch; None before the first.
-        self._is_asked: bool | None = None
         self._digest: str | None = None
         self._begun_with: dict[str, Any] | None = None
 
@@ -66,9 +72,7 @@ class Distillation(Callback):
         """Refuses a module without the loss, before anything else is done."""
         if stage == "fit":
             self._begun_with = None  # of a run that was tested, or gone on with, before
-            if not isinstance(pl_module, Classifier):
-                name = type(pl_module).__name__
-                raise UserError(f"Distillation changes the loss of a Classifier, which {name} is not.")
+        super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reads the teacher, puts it where the network is and into its loss, and a copy of it into the run's folder."""
@@ -93,7 +97,6 @@ class Distillation(Callback):
         pl_module.taught = self.loss
         if copy is not None:
             self._keep(copy, file, trainer)
-        self._is_asked = None
 
     def _found(self, trainer: Trainer, copy: Path | None) -> Path:
         """The checkpoint that is meant; for a resumed run the one that it began with."""
@@ -209,7 +212,7 @@ class Distillation(Callback):
             loss: That of the labels, ().
         """
         assert self._teacher is not None
-        self._is_asked = True
+        self._is_called = True
         with torch.no_grad():
             targets = F.log_softmax(self._teacher(images).float() / self.temperature, dim=1)
         outputs = F.log_softmax(logits.float() / self.temperature, dim=1)
@@ -219,25 +222,11 @@ class Distillation(Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Notes that there was a batch, which a run that goes on behind a validation may not have."""
-        self._is_asked = bool(self._is_asked)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says so once where a training step of one's own leaves the teacher out."""
-        if self._is_asked is False:
-            self._is_asked = True
-            say(
-                f"The training_step of {type(pl_module).__name__} has not asked the teacher: it has to call "
-                "super().training_step, or self.taught(images, logits, loss) for its loss."
-            )
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves the network as it was, where the run is broken off."""
-        self.teardown(trainer, pl_module, "fit")
+        self.is_due()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leaves the network as it was."""
-        if isinstance(pl_module, Classifier):
-            pl_module.taught = None
+        """Leaves the network as it was, and lets go of the teacher."""
+        super().teardown(trainer, pl_module, stage)
         self._teacher = None
 
     def state_dict(self) -> dict[str, Any]:

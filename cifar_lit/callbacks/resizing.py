@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from cifar_lit.callbacks.part_of_training import PartOfTraining
 from cifar_lit.classifier import Classifier
-from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.stepping import NO_LENGTH, check_length
 
@@ -25,7 +25,7 @@ def resized(images: Tensor, scale: float) -> Tensor:
     return F.interpolate(wide, (height, width), mode="bilinear", antialias=True).to(images.dtype)
 
 
-class ProgressiveResizing(Callback):
+class ProgressiveResizing(PartOfTraining):
     """Trains on smaller images at first, for which a network computes as much less as they have fewer pixels.
 
     So the same time allows more epochs, as in fastai's entry for DAWNBench (Howard 2018). The scales follow one
@@ -43,7 +43,12 @@ class ProgressiveResizing(Callback):
             another callback of this kind or one that changes the number of steps, or the run's length is not known.
     """
 
+    attribute = "resized"
+    changes = "images"
+    left_out = "trained on whole images: it has to call self(images), as super().training_step does, for smaller ones"
+
     def __init__(self, scales: Sequence[float] = (0.75,), until: float = 0.5) -> None:
+        super().__init__()
         scales = (*scales, 1.0)
         if len(scales) < 2 or not all(0 < small < large for small, large in itertools.pairwise(scales)):
             raise UserError(
@@ -53,8 +58,6 @@ class ProgressiveResizing(Callback):
             raise UserError(f"until is {until}: give the share of the run on smaller images, between 0 and 1.")
         self.scales, self.until = scales[:-1], until
         self._steps = self._ahead = 0
-        # In this fit, by a batch; None before the first.
-        self._is_asked: bool | None = None
 
     def scale_at(self, step: int, steps: int) -> float:
         """The scale of the images of a step, counted from 0, in a run of so many steps."""
@@ -63,13 +66,11 @@ class ProgressiveResizing(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a module that takes its images as they come, a second callback, and other numbers of steps."""
+        super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        name = type(self).__name__
-        if not isinstance(pl_module, Classifier):
-            raise UserError(f"{name} changes the images of a Classifier, which {type(pl_module).__name__} is not.")
         if sum(isinstance(callback, ProgressiveResizing) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
-            raise UserError(f"{name} is there twice, once from the recipe perhaps: give it once.")
+            raise UserError(f"{type(self).__name__} is there twice, once from the recipe perhaps: give it once.")
         check_length(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,7 +80,6 @@ class ProgressiveResizing(Callback):
         if not 0 <= steps < math.inf:
             raise UserError(f"{type(self).__name__} {NO_LENGTH}")
         self._steps, self._ahead = int(steps), pl_module.steps_ahead
-        self._is_asked = None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Sets the size of the batch's images: by its step alone, so that a resumed run goes on to the bit."""
@@ -87,28 +87,10 @@ class ProgressiveResizing(Callback):
         scale = self.scale_at(trainer.global_step + self._ahead, self._steps)
         if scale < 1:
             pl_module.resized = partial(self._resized, scale=scale)
-            self._is_asked = bool(self._is_asked)
+            self.is_due()
         else:
             pl_module.resized = None
 
     def _resized(self, images: Tensor, scale: float) -> Tensor:
-        self._is_asked = True
+        self._is_called = True
         return resized(images, scale)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Says so once where a training step of one's own leaves the smaller images out."""
-        if self._is_asked is False:
-            self._is_asked = True
-            say(
-                f"The training_step of {type(pl_module).__name__} has trained on whole images: it has to call "
-                "self(images), as super().training_step does, for smaller ones."
-            )
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves the module as it was, where the run is broken off."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leaves the module as it was."""
-        if isinstance(pl_module, Classifier):
-            pl_module.resized = None
