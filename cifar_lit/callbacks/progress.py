@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cifar_lit.callbacks.curves import Curves
 from cifar_lit.callbacks.on_host import OnHost
+from cifar_lit.callbacks.resizing import ProgressiveResizing
 from cifar_lit.stepping import loss_of_batch
 
 # Seconds between two looks at the loss.
@@ -157,13 +158,15 @@ class EpochProgress(ProgressBar):
 
     def _seconds_left(self, trainer: Trainer) -> float | None:
         total = trainer.estimated_stepping_batches
-        done = trainer.global_step - self._steps_before
         # -1 for epochs of data without a length.
-        if not 0 <= total < float("inf") or done < 1:
+        if not 0 <= total < float("inf") or trainer.global_step <= self._steps_before:
             return None
         # Of a run that goes on with other batches, as many as it had taken with these.
-        total -= getattr(trainer.lightning_module, "steps_ahead", 0)
-        return (time.perf_counter() - self._started) / done * max(total - trainer.global_step, 0)
+        ahead = getattr(trainer.lightning_module, "steps_ahead", 0)
+        # Small images cost less than the whole ones behind them.
+        cost = next((c.cost for c in trainer.callbacks if isinstance(c, ProgressiveResizing)), float)  # type: ignore[attr-defined]
+        begun, now, end = (cost(step) for step in (self._steps_before + ahead, trainer.global_step + ahead, total))
+        return (time.perf_counter() - self._started) / (now - begun) * max(end - now, 0.0)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0

@@ -64,6 +64,12 @@ class ProgressiveResizing(PartOfTraining):
         stage = int(step / (self.until * steps) * len(self.scales))
         return self.scales[stage] if stage < len(self.scales) else 1.0
 
+    def cost(self, steps: int) -> float:
+        """Of the first steps of the run, in steps on whole images, as a network's work goes by the pixels."""
+        stage = self.until * self._steps / len(self.scales)
+        spared = ((1 - scale**2) * min(max(steps - i * stage, 0.0), stage) for i, scale in enumerate(self.scales))
+        return steps - sum(spared)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a module that takes its images as they come, a second callback, and other numbers of steps."""
         super().setup(trainer, pl_module, stage)

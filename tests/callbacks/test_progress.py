@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
@@ -12,6 +13,7 @@ from torch.optim import SGD
 from tqdm import tqdm
 
 from cifar_lit.callbacks.progress import EpochProgress
+from cifar_lit.callbacks.resizing import ProgressiveResizing
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.models import DepthwiseNet
 
@@ -93,6 +95,38 @@ def test_a_run_that_goes_on_with_other_batches_ends_with_no_time_left(
     capsys.readouterr()
     fit(tmp_path, ckpt_path=tmp_path / "step=2.ckpt", limit_train_batches=batches)
     assert [line.endswith(" left") for line in lines(capsys)] == [True, False]
+
+
+class Clock(Callback):
+    """The time of `EpochProgress`: a second for a batch of whole images, and as much less as there are fewer pixels."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        """Seconds."""
+        return self.now
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        assert isinstance(pl_module, DepthwiseNet)
+        small = pl_module.resized
+        self.now += 1.0 if small is None else small(torch.zeros(1, 3, 32, 32)).shape[2] ** 2 / 32**2
+
+
+@pytest.mark.parametrize("resizing", [[], [ProgressiveResizing([0.5, 0.75], until=0.5)]])
+def test_the_time_left_knows_what_images_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, resizing: list[Callback]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("cifar_lit.callbacks.progress.time", clock)
+    every = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    fit(tmp_path, every, clock, *resizing, max_epochs=4, limit_train_batches=10)
+    # Ten steps at a quarter, ten at nine sixteenths of the work, twenty whole ones.
+    left = [26, 20, 10] if resizing else [30, 20, 10]
+    assert [line.rpartition(", ")[2] for line in lines(capsys)[:3]] == [f"{seconds} s left" for seconds in left]
+    # Gone on with within the small images.
+    fit(tmp_path, clock, *resizing, max_epochs=4, limit_train_batches=10, ckpt_path=tmp_path / "step=5.ckpt")
+    assert [line.rpartition(", ")[2] for line in lines(capsys)[:3]] == [f"{seconds} s left" for seconds in left]
 
 
 class Plain(LightningModule):
