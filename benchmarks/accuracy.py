@@ -32,7 +32,19 @@ from filelock import FileLock
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.commands import command, run_jobs
-from benchmarks.measure import REPOSITORY, RESULTS, images_of, kind_of, read, save, settings_of, training_parser
+from benchmarks.measure import (
+    REPOSITORY,
+    RESULTS,
+    images_of,
+    kind_of,
+    origin,
+    positive,
+    read,
+    recipe_name,
+    save,
+    settings_of,
+    training_parser,
+)
 from benchmarks.recipes import callbacks_of, is_a
 from benchmarks.time_to_accuracy import WITHOUT_VALIDATION, accuracies
 from cifar_lit.console import hush_libraries
@@ -170,10 +182,10 @@ def measure(
 def main(args: Sequence[str] | None = None) -> None:
     """Trains what has no result yet, and writes a result for each run."""
     options = training_parser(__doc__)
-    options.add_argument("recipes", nargs="+", help="such as resnet20 or reference/r1")
-    options.add_argument("--seeds", type=int, default=3, help="how many")
+    options.add_argument("recipes", type=recipe_name, nargs="+", help="such as resnet20 or reference/r1")
+    options.add_argument("--seeds", type=positive, default=3, help="how many")
     options.add_argument("--first_seed", type=int, default=0, help="the others count on from it")
-    options.add_argument("--at_once", type=int, default=1, help="runs that share the machine")
+    options.add_argument("--at_once", type=positive, default=1, help="runs that share the machine")
     options.add_argument(
         "--hold_out", action="store_true", help="hold validation images out, and test their choice, too"
     )
@@ -198,10 +210,13 @@ def main(args: Sequence[str] | None = None) -> None:
             if {key: kept.get(key) for key in same} == same:
                 print(f"{name}: there already (--output FOLDER trains it again, to compare)")
                 return
+        # Of the code that is run, and of a machine that may be another one's hours later.
+        before = origin()
         figures = measure(recipe, seed, given.data_root, given.hold_out, further, runs_root)
         print(f"{name}: {figures}", flush=True)
         shared = {"at_once": given.at_once} if given.at_once > 1 else {}
-        save(name, {**same, "data": kind_of(given.data_root), **shared, **figures}, given.output)
+        begun = {"commit": before["commit"], "cpu_tflops_at_start": before["cpu_tflops"]}
+        save(name, {**begun, **same, "data": kind_of(given.data_root), **shared, **figures}, given.output)
 
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     run_jobs((partial(run, recipe, seed) for seed in seeds for recipe in given.recipes), given.at_once)

@@ -114,12 +114,13 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
         about, machine, day = "", max(machines, key=machines.count), ""
         there = [result for result in alone if result["machine"] == machine]
         seconds = [statistics.median(result["fit_seconds"] for result in there)]
-        # Of runs before this was noted nobody knows.
-        if machine.get("precision") == "bf16-mixed" and all(r.get("cpu_tflops", math.inf) < SLOW for r in there):
+        if is_known(machine) and all(was_slow(result) for result in there):
             day = " on a slow day"
     else:
         fast, slow, without_bfloat16 = (timed_epoch(recipe, repository, file) for file in EPOCHS)
         timed = [row for row in (fast, slow) if row] or [row for row in (without_bfloat16,) if row]
+        # Two days are of one machine.
+        timed = [row for row in timed if is_alike(row["machine"], timed[0]["machine"])]
         if not timed:
             return UNKNOWN
         settings = yaml.safe_load(file_of(recipe, repository).read_text(encoding="utf-8"))
@@ -132,6 +133,22 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
     # Once, where both are the same.
     amount = " to ".join(dict.fromkeys(f"{one / unit:.{digits}f}" for one in seconds))
     return f"{about}{amount} {name} on {where}{day}"
+
+
+def is_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two machines may be one, on two days."""
+    return all(one.get(key) == other.get(key) for key in ("cpu", "threads", "gpu"))
+
+
+def is_known(machine: dict[str, Any]) -> bool:
+    """Whether it computes as the machine does of which `SLOW` is known."""
+    return machine["gpu"] is None and machine.get("precision") == "bf16-mixed" and machine["threads"] == 2
+
+
+def was_slow(result: dict[str, Any]) -> bool:
+    """Whether the machine of a run was slow from beginning to end; of runs before this was noted nobody knows."""
+    speeds = [result[key] for key in ("cpu_tflops_at_start", "cpu_tflops") if key in result]
+    return bool(speeds) and max(speeds) < SLOW
 
 
 def timed_epoch(recipe: str, repository: Path, file: Path) -> dict[str, Any] | None:
@@ -164,7 +181,7 @@ def accuracy(results: Sequence[dict[str, Any]], trained: str = "") -> str:
 
 def images_of(result: dict[str, Any]) -> str:
     """What a run trained on, in words."""
-    return {"jpeg": "JPEG images", "original": "CIFAR-10"}.get(result["data"], str(result["data"]))
+    return {"jpeg": "JPEG images", "original": "CIFAR-10 images"}.get(result["data"], f"images of {result['data']}")
 
 
 def seeds(results: Sequence[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ far apart runs come out.
 """
 
 import argparse
+import math
 import re
 import statistics
 import sys
@@ -80,7 +81,7 @@ def command(recipe: str, results: Sequence[dict[str, Any]]) -> str:
     found = [result["seed"] for result in results]
     first = min(found)
     seeded = f"--seeds {max(found) - first + 1}" + (f" --first_seed {first}" if first else "")
-    images = " --data_root data/cifar10-jpeg" if results[0]["data"] == "jpeg" else ""
+    images = {"jpeg": " --data_root data/cifar10-jpeg", "original": ""}.get(results[0]["data"], " --data_root FOLDER")
     return f"python -m benchmarks.accuracy {recipe} {seeded}{images} --output again"
 
 
@@ -123,6 +124,7 @@ def with_spread(readme: str, repository: Path) -> str:
     if measured is None:
         return readme
     deviation, apart, groups = measured
+    apart = rounded_up(apart)
     as_it_was = f" [as it was before]({FORMER.as_posix()})"
     runs = [f"{count} of `{recipe}`{as_it_was if former else ''}" for recipe, former, count in groups]
     text = (
@@ -132,6 +134,11 @@ def with_spread(readme: str, repository: Path) -> str:
     )
     paragraph = "\n".join(textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False))
     return re.sub(rf"^{SPREAD}.*?(?=\n\n|\n*\Z)", lambda _: paragraph, readme, count=1, flags=re.MULTILINE | re.DOTALL)
+
+
+def rounded_up(points: float) -> float:
+    """To a tenth: what is called apart is so."""
+    return math.ceil(10 * points) / 10
 
 
 def with_comparison(readme: str, repository: Path) -> str:

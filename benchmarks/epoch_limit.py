@@ -1,6 +1,6 @@
 """Seconds that `fit` takes for an epoch of 50,000 images, beside the least that this machine could take.
 
-    python -m benchmarks.epoch_limit [RECIPE …] [--all] [--steps 24] [--epochs 2] [--slow_day]
+    python -m benchmarks.epoch_limit [RECIPE …] [--all] [--steps 24] [--epochs 6] [--slow_day]
                                      [--data.batch_size=2048 …]
 
 Options that are not its own go to `fit`. The images are noise. On a CPU an epoch is extrapolated from a few dozen
@@ -31,7 +31,9 @@ from benchmarks.measure import (
     operations_a_second,
     origin,
     parser,
+    positive,
     read,
+    recipe_name,
     run,
     save,
 )
@@ -150,17 +152,21 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     on_gpu = torch.cuda.is_available()
     options = parser(__doc__)
-    options.add_argument("recipes", nargs="*", default=DEFAULT, help="names in configs/")
+    options.add_argument("recipes", type=recipe_name, nargs="*", default=DEFAULT, help="names in configs/")
     options.add_argument("--all", action="store_true", help="all recipes but the reference ones")
-    options.add_argument("--steps", type=int, default=None if on_gpu else 24, help="steps of an epoch; on a GPU all")
-    options.add_argument("--epochs", type=int, default=6 if on_gpu else 2, help="including one that warms up")
-    options.add_argument("--images", type=int, default=EPOCH, help="in the data set")
+    options.add_argument(
+        "--steps", type=positive, default=None if on_gpu else 24, help="steps of an epoch; on a GPU all"
+    )
+    options.add_argument("--epochs", type=positive, default=6, help="including one that warms up")
+    options.add_argument("--images", type=positive, default=EPOCH, help="in the data set")
     options.add_argument(
         "--slow_day",
         action="store_true",
         help="keep it apart: this shared machine is often faster than now",
     )
     given, further = options.parse_known_args(args)
+    if given.epochs < 2:
+        options.error("--epochs has to be at least 2: the first one does not count")
     hush_libraries()
     if given.slow_day and on_this("epoch_limit", choose_precision("auto")[0]) != "epoch_limit-cpu":
         options.error("--slow_day is for CPUs that compute in bfloat16: others have but one file")

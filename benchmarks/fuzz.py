@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.measure import parser, save
+from benchmarks.measure import parser, positive, save
 from cifar_lit.cli import main as command_line
 from cifar_lit.console import hush_libraries
 
@@ -166,7 +166,7 @@ def attempt(arguments: list[str]) -> tuple[str, str]:
 def main(args: Sequence[str] | None = None) -> None:
     """Tries, and writes ``results/fuzz.json``."""
     options = parser(__doc__)
-    options.add_argument("--tries", type=int, default=300)
+    options.add_argument("--tries", type=positive, default=300)
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args(args)
     hush_libraries()

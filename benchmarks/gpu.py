@@ -51,7 +51,7 @@ from benchmarks.gpu_parts import (
     of_training_loop,
 )
 from benchmarks.gpu_speed import of_race
-from benchmarks.measure import origin, parser, read, save
+from benchmarks.measure import existing_folder, origin, parser, positive, read, save
 from cifar_lit.console import hush_libraries
 
 # What a part does, and how many seconds it may take: together those of `--minutes`, without `accuracy`.
@@ -143,11 +143,11 @@ def with_rows(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``gpu-<name of the GPU>.json``."""
     options = parser(__doc__)
-    options.add_argument("--data_root", help="folder with train/<class>/ and test/<class>/")
+    options.add_argument("--data_root", type=existing_folder, help="folder with train/<class>/ and test/<class>/")
     options.add_argument("--airbench", type=Path, help="airbench94_muon.py")
     options.add_argument("--minutes", type=float, default=8.5, help="for everything")
-    options.add_argument("--seeds", type=int, default=5, help="of what is trained to its end")
-    options.add_argument("--jobs", type=int, default=2, help="runs at a time where time is not measured")
+    options.add_argument("--seeds", type=positive, default=5, help="of what is trained to its end")
+    options.add_argument("--jobs", type=positive, default=2, help="runs at a time where time is not measured")
     options.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     options.add_argument("--tiny", action="store_true", help="only try it out")
     for name in ("--part", "--figures"):

@@ -24,9 +24,10 @@ GRAPHS = "--model.compile_mode=reduce-overhead"
 # The README's rows first: a slower GPU has no time for all.
 EPOCHS_OF: dict[str, tuple[str, tuple[str, ...]]] = {
     "resnet20, batch 1024, compiled": ("resnet20", ("--data.batch_size=1024", GRAPHS, *ALIKE)),
+    # Fewer steps, in each of which a GPU as fast as an H200 waits for the host.
+    "resnet20, batch 2048, compiled": ("resnet20", ("--data.batch_size=2048", GRAPHS, *ALIKE)),
     "resnet18, batch 512, compiled": ("resnet18", ("--data.batch_size=512", GRAPHS, *ALIKE)),
     "speed": ("speed", ()),
-    "resnet20, batch 2048": ("resnet20", ("--data.batch_size=2048", *ALIKE)),
     "resnet18, batch 512": ("resnet18", ("--data.batch_size=512", *ALIKE)),
     "resnet20, batch 128, compiled": ("resnet20", (GRAPHS,)),
     "resnet20, batch 128": ("resnet20", ()),

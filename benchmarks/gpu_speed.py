@@ -14,8 +14,8 @@ from unittest import mock
 import torch
 from pytorch_lightning import Callback, Trainer
 
-from benchmarks.gpu_parts import GRAPHS, Part, Settings, summary, train_and_test
-from benchmarks.measure import NoiseDataModule
+from benchmarks.gpu_parts import CONFIGS, GRAPHS, Part, Settings, summary, train_and_test
+from benchmarks.measure import NoiseDataModule, settings_of
 from cifar_lit.classifier import Classifier
 from cifar_lit.data import ImageDataModule, ImageFolderDataModule
 
@@ -113,23 +113,26 @@ def of_race(given: Settings) -> Part:
     def ours(seed: int) -> dict[str, float]:
         return train_and_test(given, "speed_gpu", seed, *options)
 
+    recipe = {"settings": settings_of(CONFIGS / "speed_gpu.yaml"), "options": options}
+
     SameNetwork.kept = None
     # Lightning gives the GPU's memory back behind every run: the next one, ours or theirs, would fetch it anew.
     with mock.patch("torch.cuda.empty_cache"):
         ours(given.seeds)
         if given.airbench is None:
-            yield from _alternate({"speed": ours}, given.seeds)
+            for latest in _alternate({"speed": ours}, given.seeds):
+                yield {**recipe, **latest}
             return
         data = ImageFolderDataModule(given.data_root) if given.data_root else NoiseDataModule(given.sizes.images)
         # Whatever becomes of theirs.
         for latest in _alternate({"speed": ours}, 1):
-            yield latest
+            yield {**recipe, **latest}
         try:
             with airbench(given.airbench, data) as theirs:
                 for latest in _alternate({"airbench": theirs, "speed": ours}, given.seeds):
-                    yield latest
+                    yield {**recipe, **latest}
         except Exception as error:  # Of a program that is not ours.
-            yield {**latest, "race_error": repr(error)[-2000:]}
+            yield {**recipe, **latest, "race_error": repr(error)[-2000:]}
 
 
 def _alternate(contenders: dict[str, Run], seeds: int) -> Part:

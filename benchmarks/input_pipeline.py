@@ -1,6 +1,6 @@
 """Images a second that each way of augmenting delivers, as normalised float32 batches (N, 3, 32, 32).
 
-    python -m benchmarks.input_pipeline [--images 10000] [--batch_size 128] [--rounds 5] [--seconds 1]
+    python -m benchmarks.input_pipeline [--images 10000] [--batch_size 128] [--rounds 9] [--seconds 1]
 
 R4's list (cutout, flip, affine map; configs/reference/r4.yaml) and normalisation, by the `device` executor, by the
 `workers` executor, and by albumentations image by image in a torch DataLoader. Padded crop and flip by the `device`
@@ -23,7 +23,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.measure import REPOSITORY, NoiseDataModule, alternate, now, on_this, parser, ratio, save
+from benchmarks.measure import REPOSITORY, NoiseDataModule, alternate, now, on_this, parser, positive, ratio, save
 from benchmarks.training_loop import PilImages
 from cifar_lit.cli import CifarCLI
 from cifar_lit.console import hush_libraries
@@ -146,9 +146,9 @@ def measure(images: int, batch_size: int, rounds: int, seconds: float) -> dict[s
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/input_pipeline-<device>.json``."""
     options = parser(__doc__)
-    options.add_argument("--images", type=int, default=10_000)
-    options.add_argument("--batch_size", type=int, default=128)
-    options.add_argument("--rounds", type=int, default=9)
+    options.add_argument("--images", type=positive, default=10_000)
+    options.add_argument("--batch_size", type=positive, default=128)
+    options.add_argument("--rounds", type=positive, default=9)
     options.add_argument("--seconds", type=float, default=1.0, help="least seconds of a measurement")
     given = options.parse_args(args)
     hush_libraries()

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.measure import noise, on_this, parser, ratio, save
+from benchmarks.measure import noise, on_this, parser, positive, ratio, save
 from benchmarks.training_loop import RECIPE, in_turns
 from cifar_lit.classifier import Classifier
 from cifar_lit.console import hush_libraries
@@ -78,10 +78,10 @@ def measure(rounds: int, batch_size: int = BATCH_SIZE, steps: int = STEPS, image
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/loop_overhead-<device>.json``."""
     options = parser(__doc__)
-    options.add_argument("--rounds", type=int, default=15)
-    options.add_argument("--batch_size", type=int, default=BATCH_SIZE)
-    options.add_argument("--steps", type=int, default=STEPS, help="steps of a turn")
-    options.add_argument("--images", type=int, default=IMAGES, help="in the data set")
+    options.add_argument("--rounds", type=positive, default=15)
+    options.add_argument("--batch_size", type=positive, default=BATCH_SIZE)
+    options.add_argument("--steps", type=positive, default=STEPS, help="steps of a turn")
+    options.add_argument("--images", type=positive, default=IMAGES, help="in the data set")
     given = options.parse_args(args)
     hush_libraries()
     figures = measure(given.rounds, given.batch_size, given.steps, given.images)

@@ -32,6 +32,8 @@ RESULTS = Path(__file__).with_name("results")
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 # Times a piece of work is timed, after once that does not count; and side of a matrix that takes a moment of that.
 REPEATS, SHORT_SIDE = 10, 1024
+# Where `benchmarks.jpeg_images` puts them unless told otherwise.
+JPEG_IMAGES = Path("data", "cifar10-jpeg")
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "albumentations", "numpy")
 # Names the commit where what is measured is a copy without git.
 COMMIT_VARIABLE = "CIFAR_LIT_COMMIT"
@@ -175,10 +177,40 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return new
 
 
+def positive(text: str) -> int:
+    """A number of seeds, rounds and the like: at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def existing_folder(text: str) -> str:
+    """One that exists."""
+    if not Path(text).is_dir():
+        how = f": python -m benchmarks.jpeg_images makes {JPEG_IMAGES}" if Path(text) == JPEG_IMAGES else ""
+        raise argparse.ArgumentTypeError(f"there is no folder {text}{how}")
+    return text
+
+
+def recipe_name(text: str) -> str:
+    """The name of a recipe in configs/."""
+    configs = REPOSITORY / "configs"
+    name = Path(text.removeprefix("configs/").removesuffix(".yaml")).as_posix()
+    if not (configs / f"{name}.yaml").is_file():
+        names = sorted(file.relative_to(configs).with_suffix("").as_posix() for file in configs.rglob("*.yaml"))
+        raise argparse.ArgumentTypeError(f"there is no {name} in configs/, but {', '.join(names)}")
+    return name
+
+
 def training_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser for what trains recipes: with the option that puts a folder's images in the place of their data."""
     new = parser(description)
-    new.add_argument("--data_root", help="folder with train/<class>/ and test/<class>/ instead of the recipe's data")
+    new.add_argument(
+        "--data_root",
+        type=existing_folder,
+        help="folder with train/<class>/ and test/<class>/ instead of the recipe's data",
+    )
     return new
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.accuracy import RUNS
 from benchmarks.commands import command
-from benchmarks.measure import parser, read, save
+from benchmarks.measure import parser, read, recipe_name, save
 from cifar_lit.console import hush_libraries
 
 # Of the rest, paths are this machine's.
@@ -31,7 +31,7 @@ def figures(metrics: dict[str, Any], recipe: str) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     """Explains the run's last checkpoint, and writes ``results/page-<recipe>.json``."""
     options = parser(__doc__)
-    options.add_argument("recipe", help="such as resnet20")
+    options.add_argument("recipe", type=recipe_name, help="such as resnet20")
     options.add_argument("--seed", type=int, default=0, help="of the run")
     options.add_argument("--runs", type=Path, default=RUNS, help="where runs are")
     given = options.parse_args(args)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from benchmarks.measure import REPOSITORY, images_of, now, parser, run, save
+from benchmarks.measure import REPOSITORY, existing_folder, images_of, now, parser, positive, run, save
 from cifar_lit.console import hush_libraries
 
 RECIPE = str(REPOSITORY / "configs" / "resnet20.yaml")
@@ -84,9 +84,11 @@ def measure(arguments: Sequence[str], rounds: int) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/panels.json``."""
     options = parser(__doc__)
-    options.add_argument("--images", help="folder with train/<class>/ and test/<class>/; without one, noise")
-    options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--steps", type=int, default=20, help="of a measured epoch of training")
+    options.add_argument(
+        "--images", type=existing_folder, help="folder with train/<class>/ and test/<class>/; without one, noise"
+    )
+    options.add_argument("--rounds", type=positive, default=3)
+    options.add_argument("--steps", type=positive, default=20, help="of a measured epoch of training")
     given, further = options.parse_known_args(args)
     hush_libraries()
     data = images_of(given.images) or ["--data=benchmarks.measure.NoiseDataModule"]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import parser, save, settings_of
+from benchmarks.measure import parser, positive, save, settings_of
 
 CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
 
@@ -34,7 +34,7 @@ def run(folder: str, *command: str) -> str:
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/quickstart.json``."""
     options = parser(__doc__)
-    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--seeds", type=positive, default=3)
     given = options.parse_args(args)
     seconds, last, test = [], [], []
     for seed in range(given.seeds):

@@ -15,7 +15,17 @@ from typing import Any
 
 from benchmarks.accuracy import QUIET, by_epoch
 from benchmarks.commands import ADDING, command, run_jobs
-from benchmarks.measure import REPOSITORY, images_of, kind_of, origin, read, save, settings_of, training_parser
+from benchmarks.measure import (
+    REPOSITORY,
+    images_of,
+    kind_of,
+    origin,
+    positive,
+    read,
+    save,
+    settings_of,
+    training_parser,
+)
 from cifar_lit.console import hush_libraries
 
 CONFIGS = REPOSITORY / "configs" / "reference"
@@ -35,9 +45,12 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs what is not there yet, and writes ``results/reference_epochs.json`` after each."""
     options = training_parser(__doc__)
     options.add_argument("recipes", nargs="*", metavar="RECIPE")
-    options.add_argument("--epochs", type=int, default=2)
-    options.add_argument("--at_once", type=int, default=1, help="runs that share the cores")
+    options.add_argument("--epochs", type=positive, default=2)
+    options.add_argument("--at_once", type=positive, default=1, help="runs that share the cores")
     given, further = options.parse_known_args(args)
+    known = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    if unknown := [recipe for recipe in given.recipes if recipe not in known]:
+        options.error(f"there is no {unknown[0]} in configs/reference/, but {', '.join(known)}")
     hush_libraries()
     file = given.output / f"{NAME}.json"
     found: dict[str, Any] = read(file)["recipes"] if file.is_file() else {}
@@ -61,8 +74,7 @@ def main(args: Sequence[str] | None = None) -> None:
             print(recipe, new, flush=True)
             save(NAME, {"what": what, "recipes": dict(sorted(found.items()))}, given.output)
 
-    recipes = given.recipes or sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    run_jobs((partial(run, recipe) for recipe in recipes), given.at_once)
+    run_jobs((partial(run, recipe) for recipe in given.recipes or known), given.at_once)
 
 
 if __name__ == "__main__":

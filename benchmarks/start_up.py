@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from pytorch_lightning import Callback, Trainer
 
-from benchmarks.measure import parser, save
+from benchmarks.measure import JPEG_IMAGES, existing_folder, parser, positive, save
 from cifar_lit.data import ImageFolderDataModule
 from cifar_lit.data.images import Images
 
@@ -59,8 +59,10 @@ def write_batches(images: Images, folder: Path, names: list[str]) -> None:
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/start_up.json``."""
     options = parser(__doc__)
-    options.add_argument("--images", default="data/cifar10-jpeg", help="folder with train/<class>/ and test/<class>/")
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument(
+        "--images", type=existing_folder, default=str(JPEG_IMAGES), help="folder with train/<class>/ and test/<class>/"
+    )
+    options.add_argument("--rounds", type=positive, default=3)
     given = options.parse_args(args)
     with tempfile.TemporaryDirectory() as name:
         batches = Path(name, "cifar-10-batches-py")

@@ -20,7 +20,7 @@ from torch._C._autograd import DeviceType
 from torch._dynamo.utils import counters
 
 from benchmarks.accuracy import file_of
-from benchmarks.measure import noise, on_this, parser, run, save
+from benchmarks.measure import noise, on_this, parser, positive, recipe_name, run, save
 from benchmarks.recipes import on_whole_images
 from benchmarks.step_clock import WARM_UP, StepClock
 from cifar_lit.console import hush_libraries
@@ -112,11 +112,11 @@ def measure(recipe: str, further: Sequence[str], steps: int, images: int) -> dic
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/step_parts-<device>.json``, ``…-float32.json`` of what computes in it."""
     options = parser(__doc__)
-    options.add_argument("recipes", nargs="*", default=("resnet20",), help="names in configs/")
+    options.add_argument("recipes", type=recipe_name, nargs="*", default=("resnet20",), help="names in configs/")
     # A GPU makes 64 batches of 128 images together, and so many are timed, and profiled, at least.
     many = 160 if torch.cuda.is_available() else 60
-    options.add_argument("--steps", type=int, default=many, help="steps of an epoch; by default 160 on a GPU")
-    options.add_argument("--images", type=int, default=50_000, help="in the data set")
+    options.add_argument("--steps", type=positive, default=many, help="steps of an epoch; by default 160 on a GPU")
+    options.add_argument("--images", type=positive, default=50_000, help="in the data set")
     given, further = options.parse_known_args(args)
     hush_libraries()
     figures = {}

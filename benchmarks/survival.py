@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.measure import parser, save
+from benchmarks.measure import parser, positive, save
 from cifar_lit.cli import main as command_line
 from cifar_lit.console import hush_libraries
 
@@ -152,6 +152,12 @@ def outcome(folder: Path) -> dict[str, Any]:
     return found
 
 
+def went_on(folder: Path) -> bool:
+    """Whether the last start of a run went on from a step, and did not begin it anew, which would end as it does."""
+    checkpoint = torch.load(next(folder.rglob("last.ckpt")), weights_only=True)
+    return bool(checkpoint["provenance"][-1]["from_step"] > 0)
+
+
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     """Names of what is not equal, or there only once."""
 
@@ -186,6 +192,7 @@ def survive(executor: str, kills: int, folder: Path) -> dict[str, Any]:
         try:
             finish([*mine, "--ckpt_path=last"] if saved else mine, own / "log")
             wrong = differences(expected, outcome(own))
+            wrong += ["it began anew"] if saved and not went_on(own) else []
         except (RuntimeError, StopIteration) as error:
             wrong = [str(error)]
         left = [path.name for path in own.rglob("*.partial")]
@@ -204,7 +211,7 @@ def survive(executor: str, kills: int, folder: Path) -> dict[str, Any]:
 def main(args: Sequence[str] | None = None) -> None:
     """Kills, compares, and writes ``results/survival.json``."""
     options = parser(__doc__)
-    options.add_argument("--kills", type=int, default=20)
+    options.add_argument("--kills", type=positive, default=20)
     options.add_argument("--executors", nargs="+", choices=EXECUTORS, default=list(EXECUTORS))
     given = options.parse_args(args)
     hush_libraries()

@@ -16,8 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import command, run_jobs
-from benchmarks.measure import REPOSITORY, commit, images_of, kind_of, on_this, read, save, settings_of, training_parser
+from benchmarks.measure import (
+    REPOSITORY,
+    commit,
+    images_of,
+    kind_of,
+    on_this,
+    positive,
+    read,
+    save,
+    settings_of,
+    training_parser,
+)
 from cifar_lit.console import hush_libraries
+from cifar_lit.precision import choose_precision
 
 # Of a run that is trained to its end and then tested once.
 WITHOUT_VALIDATION = ("--data.val_size=0", "--trainer.limit_val_batches=0")
@@ -50,7 +62,7 @@ def train_and_test(fit: Sequence[str], seed: int, folder: Path) -> dict[str, Any
 
 def once(fit: Sequence[str], recipe: Path, seed: int, folder: Path) -> dict[str, Any]:
     """The figures of a seed, with the commit that they are of: from an earlier run of the same, or from a new one."""
-    same = {"fit": list(fit), "recipe": recipe.read_text(encoding="utf-8")}
+    same = {"fit": list(fit), "recipe": settings_of(recipe)}
     file = folder / f"seed-{seed}.json"
     if file.is_file():
         kept = read(file)
@@ -65,11 +77,13 @@ def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/time_to_accuracy-<recipe>-<device>.json``."""
     options = training_parser(__doc__)
     options.add_argument("--config", type=Path, default=REPOSITORY / "configs" / "speed.yaml")
-    options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--seeds", type=positive, default=5)
     options.add_argument(
         "--runs", type=Path, default=Path("lightning_logs", "time_to_accuracy"), help="where runs land"
     )
     given, further = options.parse_known_args(args)
+    if not given.config.is_file():
+        options.error(f"there is no file {given.config}")
     hush_libraries()
     fit = [f"--config={given.config}", *images_of(given.data_root), *WITHOUT_VALIDATION, *further]
     folder = given.runs / given.config.stem
@@ -85,7 +99,7 @@ def main(args: Sequence[str] | None = None) -> None:
     figures["commits"] = figures.pop("commit")
     save(
         # With options of its own it is something else.
-        on_this(f"time_to_accuracy-{given.config.stem}") + ("-other" if further else ""),
+        on_this(f"time_to_accuracy-{given.config.stem}", choose_precision("auto")[0]) + ("-other" if further else ""),
         {
             "what": "by seed: whole commands in seconds; accuracy on the test split after the last epoch, in percent",
             "recipe": given.config.stem,

@@ -31,7 +31,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from torchvision import transforms as T
 
-from benchmarks.measure import DTYPES, REPOSITORY, images_of, now, on_this, parser, ratio, save, settings_of
+from benchmarks.measure import (
+    DTYPES,
+    JPEG_IMAGES,
+    REPOSITORY,
+    existing_folder,
+    images_of,
+    now,
+    on_this,
+    parser,
+    positive,
+    ratio,
+    save,
+    settings_of,
+)
 from benchmarks.turns import Turns, turn
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.classifier import Classifier
@@ -243,10 +256,12 @@ def main(args: Sequence[str] | None = None) -> None:
     Where `fit` computes in float32 it is ``…-float32.json``, where it is compiled ``…-compiled.json``.
     """
     options = parser(__doc__)
-    options.add_argument("--images", default="data/cifar10-jpeg", help="folder with train/<class>/ and test/<class>/")
-    options.add_argument("--rounds", type=int, default=15)
-    options.add_argument("--batch_size", type=int, default=128)
-    options.add_argument("--steps", type=int, default=20, help="steps of a turn")
+    options.add_argument(
+        "--images", type=existing_folder, default=str(JPEG_IMAGES), help="folder with train/<class>/ and test/<class>/"
+    )
+    options.add_argument("--rounds", type=positive, default=15)
+    options.add_argument("--batch_size", type=positive, default=128)
+    options.add_argument("--steps", type=positive, default=20, help="steps of a turn")
     options.add_argument("--compile_mode", choices=get_args(CompileMode), default="none", help="of fit and bare loop")
     given = options.parse_args(args)
     hush_libraries()

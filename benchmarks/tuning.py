@@ -1,6 +1,6 @@
 """Tries options of a recipe in short runs on its held-out images, and keeps a record of what each gave.
 
-    python -m benchmarks.tuning RECIPE [--data_root FOLDER] [--epochs 10] [--at_once 2] --options "" "--model.X=…" …
+    python -m benchmarks.tuning RECIPE [--data_root FOLDER] [--epochs 10] [--at_once 1] --options "" "--model.X=…" …
 
 A try is a string of options for `fit`; the empty one is the recipe as it is. Every try has the same seed, trains on
 what the recipe does not hold out, and is judged by the held-out images after its last epoch: the test split has no say.
@@ -21,7 +21,17 @@ import yaml
 
 from benchmarks.accuracy import QUIET, by_epoch, file_of
 from benchmarks.commands import ADDING, command, run_jobs
-from benchmarks.measure import images_of, kind_of, origin, read, save, settings_of, training_parser
+from benchmarks.measure import (
+    images_of,
+    kind_of,
+    origin,
+    positive,
+    read,
+    recipe_name,
+    save,
+    settings_of,
+    training_parser,
+)
 from cifar_lit.console import hush_libraries
 
 SEED = 0
@@ -58,9 +68,9 @@ def attempt(recipe: str, options: str, epochs: int, data_root: str | None) -> di
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the tries that are not there yet, and writes the record after each."""
     options = training_parser(__doc__)
-    options.add_argument("recipe", help="such as resnet20")
-    options.add_argument("--epochs", type=int, default=10)
-    options.add_argument("--at_once", type=int, default=1, help="tries that share the cores")
+    options.add_argument("recipe", type=recipe_name, help="such as resnet20")
+    options.add_argument("--epochs", type=positive, default=10)
+    options.add_argument("--at_once", type=positive, default=1, help="tries that share the cores")
     # The rest of the line: argparse would take a string that begins with -- for an option of its own.
     options.add_argument("--options", nargs=argparse.REMAINDER, required=True, help="one string a try, at the end")
     given = options.parse_args(args)

@@ -108,21 +108,40 @@ def write_timed_epochs(folder: Path, *rows: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "tflops", "day"),
+    ("machine", "speeds", "where"),
     [
-        ("bf16-mixed", [0.4, 0.4], " on a slow day"),
-        ("bf16-mixed", [0.4, 0.9], ""),
-        ("bf16-mixed", [0.4, None], ""),
-        ("32-true", [0.1, 0.1], ""),
+        ({}, [{"cpu_tflops": 0.4}, {"cpu_tflops": 0.4}], "2 CPU cores on a slow day"),
+        ({}, [{"cpu_tflops": 0.4, "cpu_tflops_at_start": 0.4}], "2 CPU cores on a slow day"),
+        ({}, [{"cpu_tflops": 0.4, "cpu_tflops_at_start": 0.9}], "2 CPU cores"),
+        ({}, [{"cpu_tflops": 0.4}, {"cpu_tflops": 0.9}], "2 CPU cores"),
+        ({}, [{"cpu_tflops": 0.4}, {}], "2 CPU cores"),
+        ({"precision": "32-true"}, [{"cpu_tflops": 0.1}], "2 CPU cores in float32"),
+        # What is slow is known of one kind of machine.
+        ({"gpu": "large"}, [{"cpu_tflops": 0.4}], "large"),
+        ({"threads": 4}, [{"cpu_tflops": 0.4}], "4 CPU cores"),
     ],
 )
 def test_a_cost_is_of_a_slow_day_where_the_machine_was_slow(
-    precision: str, tflops: list[float | None], day: str, tmp_path: Path
+    machine: dict[str, Any], speeds: list[dict[str, float]], where: str, tmp_path: Path
 ) -> None:
-    machine = {"threads": 2, "gpu": None, "precision": precision}
-    runs = [result("net", machine=machine, **({} if speed is None else {"cpu_tflops": speed})) for speed in tflops]
-    in_float32 = " in float32" if precision == "32-true" else ""
-    assert accuracy_figures.own_cost("net", runs, tmp_path) == f"30 min on 2 CPU cores{in_float32}{day}"
+    machine = {"threads": 2, "gpu": None, "precision": "bf16-mixed", **machine}
+    runs = [result("net", machine=machine, **speed) for speed in speeds]
+    assert accuracy_figures.own_cost("net", runs, tmp_path) == f"30 min on {where}"
+
+
+@pytest.mark.parametrize(
+    ("data", "said", "option"),
+    [
+        ("jpeg", "all 50,000 JPEG images", " --data_root data/cifar10-jpeg"),
+        ("original", "all 50,000 CIFAR-10 images", ""),
+        ("other-mine-012345", "all 50,000 images of other-mine-012345", " --data_root FOLDER"),
+    ],
+)
+def test_a_header_names_the_images_and_how_to_have_it_again(data: str, said: str, option: str) -> None:
+    header = accuracy_table.with_header("# Cost: not.\nx: 1\n", "net", "3 s", [result("net", accuracy=9.0, data=data)])
+    header = header.replace("\n# ", " ")
+    assert f"trained on {said} (" in header
+    assert f"python -m benchmarks.accuracy net --seeds 1{option} --output again;" in header
 
 
 def test_a_recipe_that_was_only_timed_says_what_it_costs(tmp_path: Path) -> None:
@@ -209,6 +228,8 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
     assert cost(shared, slow_day=2, seconds=1.0) == "about 50 to 100 s on 2 CPU cores"
     assert cost(shared, slow_day=2.5, seconds=2.4) == "about 2 min on 2 CPU cores"
     assert cost(shared, slow_day=130, settings="trainer: {}") == "about 108 min on 2 CPU cores on a slow day"
+    # Rows of two machines are not of two days.
+    assert cost(shared, slow_day=130, machine={"threads": 16, "gpu": None}) == "about 50 min on 16 CPU cores"
     slow = {"fit_seconds": 600.0, "machine": {**small, "precision": "32-true"}}
     assert cost(slow) == "10 min on 2 CPU cores in float32"
 

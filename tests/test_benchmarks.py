@@ -3,6 +3,7 @@
 import itertools
 import json
 import operator
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from benchmarks import (
     loop_overhead,
     measure,
     recipes,
+    reference_epochs,
     step_clock,
     step_parts,
     survival,
@@ -47,8 +49,11 @@ from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
 from cifar_lit.explain.layers import layer_table
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.models.cifar_resnet import CifarResNetV1
+from cifar_lit.precision import choose_precision
 
 QUICKSTART = str(measure.REPOSITORY / "configs" / "quickstart.yaml")
+# What the result of the quickstart is called on this machine.
+TIMED = f"time_to_accuracy-quickstart-cpu{'-float32' if choose_precision('cpu')[0] == '32-true' else ''}"
 SHORT = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu")
 
 
@@ -327,6 +332,22 @@ def test_epoch_limit_of_a_network_and_its_teacher(tmp_path: Path, monkeypatch: p
     assert row["compute_seconds"] == pytest.approx(50_000 * (6 * macs[0] + 2 * macs[1]) / 1e9, rel=1e-3)
 
 
+def test_epoch_limit_leaves_the_first_epoch_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype, side: 1e9)
+    monkeypatch.setattr(epoch_limit, "bytes_a_second", lambda device: 1e12)
+
+    def run(*arguments: str) -> tuple[Any, measure.Clock]:
+        cli, clock = measure.run(*arguments)
+        clock.epochs, clock.images = [900.0, 2.0, 3.0, 40.0], [10] * 4
+        return cli, clock
+
+    monkeypatch.setattr(epoch_limit, "run", run)
+    tiny = ["--images=20", "--steps=1", f"--output={tmp_path}", "--data.batch_size=4", "--trainer.precision=32-true"]
+    epoch_limit.main(["depthwise", *tiny, "--epochs=2", "--trainer.accelerator=cpu"])
+    row = result(tmp_path, "epoch_limit-cpu-float32")["recipes"]["depthwise"]
+    assert row["seconds"] == 50_000 * 3 / 10
+
+
 def test_epoch_limit_is_of_whole_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch_limit, "operations_a_second", lambda device, dtype, side: 1e9)
     monkeypatch.setattr(epoch_limit, "bytes_a_second", lambda device: 1e12)
@@ -513,9 +534,10 @@ def test_accuracies_can_be_tiny_and_whole() -> None:
 @pytest.mark.slow
 def test_time_to_accuracy_runs_no_seed_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time_to_accuracy, "command", command)
-    arguments = [f"--config={QUICKSTART}", f"--output={tmp_path}", "--seeds=1", *SHORT, "--model.tta=flip"]
+    recipe = Path(shutil.copy(QUICKSTART, tmp_path))
+    arguments = [f"--config={recipe}", f"--output={tmp_path}", "--seeds=1", *SHORT, "--model.tta=flip"]
     time_to_accuracy.main(arguments)
-    first = result(tmp_path, "time_to_accuracy-quickstart-cpu-other")
+    first = result(tmp_path, f"{TIMED}-other")
     assert first["fit_seconds"][0] > 0 < first["test_seconds"][0]
     assert 0 <= first["mean_accuracy"] <= 100
     assert first["accuracy_flip"]
@@ -523,10 +545,12 @@ def test_time_to_accuracy_runs_no_seed_twice(tmp_path: Path, monkeypatch: pytest
     assert (first["recipe"], first["data"], first["seeds"]) == ("quickstart", "original", [0])
     assert first["settings"] == measure.settings_of(Path(QUICKSTART))
     monkeypatch.setattr(time_to_accuracy, "train_and_test", lambda *args: {"fit_seconds": 1.0, "accuracy": 50.0})
+    # What was measured is written into a recipe's comments.
+    recipe.write_text(f"# Accuracy: measured.\n{recipe.read_text()}")
     time_to_accuracy.main(arguments)
-    assert result(tmp_path, "time_to_accuracy-quickstart-cpu-other")["fit_seconds"] == first["fit_seconds"]
+    assert result(tmp_path, f"{TIMED}-other")["fit_seconds"] == first["fit_seconds"]
     time_to_accuracy.main([*arguments, "--model.depth=14"])
-    assert result(tmp_path, "time_to_accuracy-quickstart-cpu-other")["fit_seconds"] == [1.0]
+    assert result(tmp_path, f"{TIMED}-other")["fit_seconds"] == [1.0]
 
 
 def test_a_command_says_what_it_printed_and_how_long_it_took() -> None:
@@ -545,9 +569,10 @@ def test_time_to_accuracy_trains_on_everything_and_tests_the_last_epoch(
         return 1.0, "test/accuracy 0.5"
 
     monkeypatch.setattr(time_to_accuracy, "command", command)
+    (tmp_path / "images").mkdir()
     time_to_accuracy.main([f"--config={QUICKSTART}", "--data_root=images", f"--output={tmp_path}", "--seeds=2"])
     # With options of its own it is something else: see above.
-    assert result(tmp_path, "time_to_accuracy-quickstart-cpu")["mean_accuracy"] == 50
+    assert result(tmp_path, TIMED)["mean_accuracy"] == 50
     fits, tests = commands[::2], commands[1::2]
     for seed, (fit, test) in enumerate(zip(fits, tests, strict=True)):
         assert {"--data.val_size=0", "--trainer.limit_val_batches=0", f"--seed_everything={seed}"} <= {*fit}
@@ -818,6 +843,41 @@ def test_survival_sees_what_is_lost_added_or_changed() -> None:
         ({**whole, "scalar val loss 3": {0.5}}, "scalar val loss 3"),
     ):
         assert survival.differences(whole, found) == [name]
+
+
+def test_survival_sees_a_run_that_began_anew(tmp_path: Path) -> None:
+    for steps, went_on in (([0, 12], True), ([0, 0], False), ([0], False)):
+        starts = [{"from_step": step} for step in steps]
+        torch.save({"provenance": starts}, tmp_path / "last.ckpt")
+        assert survival.went_on(tmp_path) == went_on
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "said"),
+    [
+        (accuracy.main, ["resnet21"], "there is no resnet21 in configs/, but depthwise, "),
+        (accuracy.main, ["resnet20", "--data_root=nowhere"], "there is no folder nowhere"),
+        (accuracy.main, ["resnet20", "--seeds=0"], "0 is less than 1"),
+        (epoch_limit.main, ["resnet20", "--epochs=1"], "--epochs has to be at least 2"),
+        (training_loop.main, [], "there is no folder data/cifar10-jpeg: python -m benchmarks.jpeg_images makes"),
+        (time_to_accuracy.main, ["--config=no.yaml"], "there is no file no.yaml"),
+        (reference_epochs.main, ["r9"], "there is no r9 in configs/reference/, but r1, "),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_a_line(
+    main: Callable[[list[str]], None], arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_recipe_may_be_given_by_its_file() -> None:
+    assert [measure.recipe_name(name) for name in ("resnet20", "configs/resnet20.yaml", "reference/r1")] == [
+        "resnet20",
+        "resnet20",
+        "reference/r1",
+    ]
 
 
 @pytest.mark.parametrize(

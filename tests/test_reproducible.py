@@ -35,6 +35,13 @@ from cifar_lit.schedules import Exponential, OneCycle, Plateau
 from cifar_lit.stepping import check_length, seed_batch
 
 
+class Begins(Callback):
+    """Notes the step that training begins at."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step = trainer.global_step
+
+
 def fit(
     folder: Path,
     num_workers: int | None = None,
@@ -50,15 +57,19 @@ def fit(
     data = DigitsDataModule(
         batch_size=batch_size, num_workers=num_workers, transforms=[A.Affine(rotate=(-20, 20)), A.CoarseDropout()]
     )
+    begins = Begins()
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        callbacks=[*kwargs.pop("callbacks", []), begins],
         **{"logger": False, "max_epochs": 2, "limit_train_batches": 6, "limit_val_batches": 1, **kwargs},
     )
     trainer.fit(model, data, ckpt_path=ckpt_path, weights_only=True)
+    # A run that began anew would end in the same.
+    assert begins.step == (torch.load(ckpt_path, weights_only=True)["global_step"] if ckpt_path else 0)
     accumulated = kwargs.get("accumulate_grad_batches", 1)
     whole = kwargs.get("max_epochs", 2) * kwargs.get("limit_train_batches", 6) // accumulated
     assert trainer.global_step == (ends_at or whole)

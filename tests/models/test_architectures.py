@@ -266,7 +266,7 @@ def test_heads_of_the_depthwise_net() -> None:
 
 
 @pytest.mark.parametrize(("name", "settings"), [("r5_separable", SEPARABLE), ("r5_wide", WIDE)])
-def test_recipes_build_r5s_siblings(name: str, settings: dict[str, Any]) -> None:
+def test_the_recipes_of_r5s_siblings_are_those_tested_here(name: str, settings: dict[str, Any]) -> None:
     recipe = Path(__file__).parents[2] / "configs" / "reference" / f"{name}.yaml"
     arguments = yaml.safe_load(recipe.read_text(encoding="utf-8"))["model"]["init_args"]
     assert {key: arguments[key] for key in settings} == settings
