@@ -11,9 +11,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from cifar_lit.classes import check_classes
 from cifar_lit.compiling import CompilableModule, CompileMode
 from cifar_lit.errors import UserError, check_choice, check_not_negative
-from cifar_lit.optimizers import NesterovSGD, begin_momentum
+from cifar_lit.optimizers import NesterovSGD, begin_momentum, made
 from cifar_lit.plain import class_path_of, with_plain_values
-from cifar_lit.ranks import several_ranks, share_of_ranks
+from cifar_lit.ranks import several_ranks, share_of_ranks, share_statistics
 from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
 from cifar_lit.scores import Scores
@@ -125,8 +125,7 @@ class Classifier(CompilableModule, ResumableModule):
             loss = self.taught(images, logits, loss)
         penalty: Tensor | float = 0.0
         if self.l1_penalty:
-            # Of the module: see `parameter_groups`.
-            trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
+            trained = (p for p in self.parameters() if p.requires_grad)  # of the module: see `parameter_groups`
             penalty = self.l1_penalty * sum(parameter.abs().sum() for parameter in trained)
         with_penalty = loss + penalty if self.l1_penalty else loss
         self.train_scores.update(with_penalty.detach(), logits.detach(), labels)
@@ -176,8 +175,9 @@ class Classifier(CompilableModule, ResumableModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_start(self) -> None:
-        """Begins to count; one that was broken off may have left something."""
+        """Begins to count, of the network that is saved; one that was broken off may have left something."""
         self.val_scores.reset()
+        share_statistics(self)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/loss`` and ``val/accuracy``."""
@@ -237,7 +237,7 @@ class Classifier(CompilableModule, ResumableModule):
 
     def new_optimizer(self) -> Optimizer:
         """As this run's settings make it."""
-        optimizer = self.optimizer(self.parameter_groups())
+        optimizer = made(self.optimizer, self.parameter_groups())
         begin_momentum(optimizer)
         if self._trainer is not None and self.trainer.gradient_clip_val:
             # A fused one would unscale gradients by itself, behind the clipping: Lightning refuses that.

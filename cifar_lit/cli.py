@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -188,7 +188,8 @@ class CifarCLI(LightningCLI):
             say(f"Precision {config.precision}: {reason} (--trainer.precision changes it)")
         callbacks: list[Callback] = [LayerPanel()]
         callbacks += [self._get(self.config_init, name) for name in ("curves", "finite_loss", *PANELS)]
-        if config.enable_progress_bar is not False:
+        given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
+        if config.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks.append(EpochProgress())
         if config.enable_checkpointing is not False:
             best = self._get(self.config_init, "checkpoint")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -44,6 +44,7 @@ class CompilableModule(LightningModule):
     net: Any
     compile_mode: CompileMode
     resized: Callable[[Tensor], Tensor] | None = None
+    FROM_CALLBACKS: ClassVar[tuple[str, ...]] = ("resized", "taught")
 
     def take_network(self, net: nn.Module, compile_mode: CompileMode) -> None:
         """Takes a network, which is compiled when it runs for the first time."""
@@ -61,7 +62,8 @@ class CompilableModule(LightningModule):
 
         And without what a callback has put in for a run of this one.
         """
-        return {**super().__getstate__(), "_compiled": None, "resized": None}
+        state = super().__getstate__()
+        return {**state, "_compiled": None, **{name: None for name in self.FROM_CALLBACKS if name in state}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

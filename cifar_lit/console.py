@@ -81,6 +81,8 @@ def hush_libraries() -> None:
         r".*LightningCLI's args parameter is intended to run.*",
         # A setting of a transform that was a pair comes back from the saved config as a list, which means the same.
         r"(?s).*Dump of a value that does not round-trip.*",
+        # Of matplotlib; which letters there are not is said by whoever draws them.
+        r".*Glyph .* missing from.*",
         # TensorBoard's reader of protocol buffers, Lightning's use of torch's pytree.
         r".*LeafSpec.*",
     ):

@@ -13,6 +13,18 @@ from cifar_lit.newton_schulz import EPSILON, orthogonalize_all
 from cifar_lit.parameter_kinds import groups_by_kind, is_filters
 
 
+def made(make: Callable[[list[dict[str, Any]]], Optimizer], groups: list[dict[str, Any]]) -> Optimizer:
+    """An optimizer of groups of parameters.
+
+    Raises:
+        UserError: It refuses its settings, or parameters such as these.
+    """
+    try:
+        return make(groups)
+    except ValueError as error:
+        raise UserError(f"The optimizer cannot be made ({error}): give other settings, or such as SGD.") from error
+
+
 def begin_momentum(optimizer: Optimizer) -> None:
     """Gives torch's fused SGD a momentum of zeros before its first step, which then does the same; others are left.
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse._typehints
+import torch
 import yaml
 from jsonargparse import Namespace
+from jsonargparse.typing import register_type
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser
 
@@ -119,6 +121,8 @@ def let_whole_numbers_count(parser: LightningArgumentParser) -> None:
             action._typehint = int | float | None  # type: ignore[attr-defined]
 
 
+# Of StochasticWeightAveraging, whose settings could not be read again.
+register_type(torch.device, str)
 # Callbacks of Lightning have defaults of enumerations, such as Timer, which yaml does not know.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 

@@ -134,9 +134,11 @@ class ResumableModule(QuicklyNoted, ABC):
         return int(epoch.processed + last_is_done)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what a running epoch has counted so far, on every rank, and what a plateau monitors."""
+        """Keeps what a running epoch has counted so far, on every rank, and what was logged last, as for a plateau."""
         checkpoint["train_scores"] = of_all_ranks(self.train_scores.so_far())
         checkpoint["validated"] = self._validated
+        metrics = self.trainer.callback_metrics
+        checkpoint["monitored"] = {name: value.detach().cpu() for name, value in metrics.items()}
         if self._batches[0] < math.inf:
             batches, a_step = self._batches
             # As noted when it began: since then another trainer may have had the module.
@@ -145,9 +147,6 @@ class ResumableModule(QuicklyNoted, ABC):
         if self.is_configured_here:
             checkpoint["optimizer"] = type(self.optimizers(use_pl_optimizer=False)).__name__
             checkpoint["unnamed_settings"] = self._unnamed
-            monitor, metrics = getattr(self.lr_schedulers(), "monitor", None), self.trainer.callback_metrics
-            if monitor in metrics:
-                checkpoint["monitored"] = {monitor: metrics[monitor].detach().cpu()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the checkpoint's schedule out of this run's, which may be another: see `on_train_start`.
@@ -202,7 +201,8 @@ class ResumableModule(QuicklyNoted, ABC):
         if lost := done % a_step:
             say(
                 f"The checkpoint was saved in the middle of a step: the gradients of {lost} of its {a_step} batches "
-                "are lost (a val_check_interval that accumulate_grad_batches divides keeps to whole steps)."
+                "are lost (where accumulate_grad_batches divides val_check_interval, and an epoch's batches if "
+                "check_val_every_n_epoch is null, checkpoints are of whole steps)."
             )
 
     def _compare_optimizers(self, checkpoint: dict[str, Any]) -> None:

@@ -113,6 +113,7 @@ class InverseTime(_ByEpoch):
         self, optimizer: Optimizer, total_steps: int, decay: float, drops: dict[int, float] | None = None
     ) -> None:
         factors = {1: 1.0, **(drops or {})}
+        _check_epochs("InverseTime's drops", factors)
         check_not_negative(decay=decay, **_named("drops", factors))
         super().__init__(optimizer, lambda epoch: _in_force(factors, epoch) / (1 + decay * (epoch - 1)))
 
@@ -136,6 +137,7 @@ class StepTable(_ByEpoch):
             raise UserError("StepTable's rates do not name epoch 1: give the rate to begin with.")
         if not rates[1] > 0:
             raise UserError(f"StepTable's rate of epoch 1 is {rates[1]}: give a number above 0.")
+        _check_epochs("StepTable's rates", rates)
         check_not_negative(**_named("rates", rates))
         if len({group["lr"] for group in optimizer.param_groups}) > 1:
             raise UserError(
@@ -223,6 +225,12 @@ class Plateau(ReduceLROnPlateau):
 def _named(name: str, table: dict[int, float]) -> dict[str, float]:
     """The entries of a table, each by the name that it has in a message."""
     return {f"{name}[{epoch}]": value for epoch, value in table.items()}
+
+
+def _check_epochs(name: str, table: dict[int, float]) -> None:
+    """Refuses an epoch that there is not: what is said of it would never hold."""
+    if min(table) < 1:
+        raise UserError(f"{name} name epoch {min(table)}: the first epoch is 1.")
 
 
 def _in_force(table: dict[int, float], epoch: int) -> float:

@@ -33,11 +33,13 @@ def new_schedule(make: ScheduleCallable, optimizer: Optimizer, trainer: Trainer)
     Raises:
         UserError: The run's length is not known and is needed, or the schedule is none that is called so.
     """
-    steps = trainer.estimated_stepping_batches
+    # A run of no steps is one, too, and asks no schedule for a rate.
+    steps = trainer.estimated_stepping_batches if trainer.limit_train_batches else 0
     # -1 for epochs of data without a length.
     known = 0 <= steps < math.inf
+    steps = max(int(steps), 1) if known else 1
     try:
-        schedule = make(optimizer, int(steps) if known else 1)
+        schedule = make(optimizer, steps)
     except (TypeError, ValueError) as error:
         of_torch = inspect.getfile(LRScheduler)
         files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
@@ -55,7 +57,7 @@ def new_schedule(make: ScheduleCallable, optimizer: Optimizer, trainer: Trainer)
         raise UserError(f"A schedule {NO_LENGTH}")
     if is_plateau and not hasattr(schedule, "monitor"):
         raise UserError(f"{type(schedule).__name__} has no `monitor`, the name of a metric: give Plateau.")
-    if known and not _takes_the_number_of_steps(schedule, int(steps)):
+    if known and not _takes_the_number_of_steps(schedule, steps):
         raise UserError(f"{type(schedule).__name__} does not take the run's number of steps: {OTHERS}.")
     return schedule
 

@@ -110,5 +110,9 @@ def loss_of_batch(trainer: Trainer, outputs: Any) -> Tensor | None:
 
 
 def main_group(optimizer: Optimizer) -> dict[str, Any]:
-    """The group of most of what is trained, whose rate is to be told: others may have one of their own."""
-    return max(optimizer.param_groups, key=lambda group: sum(parameter.numel() for parameter in group["params"]))
+    """The group of most of what is trained, whose rate is to be told: others may have one of their own.
+
+    Of a module without an optimizer, for which Lightning has one without groups, it is empty.
+    """
+    groups = optimizer.param_groups
+    return max(groups, key=lambda group: sum(parameter.numel() for parameter in group["params"]), default={})

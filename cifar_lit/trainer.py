@@ -6,11 +6,12 @@ from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
-from cifar_lit.checkpoint_content import data_in, load_checkpoint
+from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.commands import explain as explaining
 from cifar_lit.commands import export as exporting
 from cifar_lit.commands.evaluation import load_weights, modes_kept
-from cifar_lit.commands.learnt_data import preprocessing_in
+from cifar_lit.commands.learnt_data import preprocessing_in, size_of_images
+from cifar_lit.commands.outputs import predicting_probabilities
 from cifar_lit.commands.picture_files import FORMATS, OVERLAYS
 from cifar_lit.commands.pictures import predict_pictures
 from cifar_lit.commands.summary import Format, summarize
@@ -115,8 +116,7 @@ class CifarTrainer(Trainer):
         """
         size = vars(datamodule).get("image_size") if datamodule is not None else None
         if size is None:
-            kept = data_in(load_checkpoint(self._meant(ckpt_path))) if ckpt_path is not None else None
-            size = (kept or {}).get("image_size", getattr(datamodule, "image_size", 32))
+            size = size_of_images(datamodule, load_checkpoint(self._meant(ckpt_path)) if ckpt_path is not None else {})
         output = expanded(output) if output else None
         summarize(model, size, format, output, max_params, min_receptive_field)
 
@@ -204,14 +204,18 @@ class CifarTrainer(Trainer):
                     "the test images go to the run's folder."
                 )
             ckpt_path = self._of_folder(ckpt_path)
-            return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
+            with predicting_probabilities(model):
+                return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
         if method is not None and not overlays:
             raise UserError(f"{method} is drawn on overlays: give --overlays, or leave --method out.")
         assert model is not None
         checkpoint = self._meant(ckpt_path or BEST)
         folder = _folder(output_dir, checkpoint, "pictures")
-        class_names, normalize = preprocessing_in(load_weights(model, checkpoint), checkpoint)
-        read = partial(decode, size=side_of_images(datamodule), formats=FORMATS)
+        content = load_weights(model, checkpoint)
+        class_names, normalize = preprocessing_in(content, checkpoint)
+        # Of data that are given --data.image_size may say another than the run's.
+        size = getattr(datamodule, "image_size", None) or size_of_images(None, content)
+        read = partial(decode, size=size, formats=FORMATS)
         table, shown = folder / "predictions.csv", folder / OVERLAYS if overlays else None
         with modes_kept(model):
             predict_pictures(model, read, normalize, expanded(images), table, class_names, shown, method or "GradCAM")
@@ -228,21 +232,6 @@ class CifarTrainer(Trainer):
         if not ckpt_path or ckpt_path in (BEST, LAST) or not expanded(ckpt_path).is_dir():
             return ckpt_path
         return find_checkpoint(str(ckpt_path), Path(self.default_root_dir), kind=kind)
-
-
-def side_of_images(datamodule: LightningDataModule | None) -> int:
-    """What pictures are scaled and cut to: the side in pixels of the data's images.
-
-    Raises:
-        UserError: These are not square.
-    """
-    size = getattr(datamodule, "image_size", 32)
-    sides = {*size} if isinstance(size, (tuple, list)) else {size}
-    if len(sides) != 1:
-        raise UserError(
-            f"Pictures are made square, and the images of {type(datamodule).__name__} are of {size} pixels."
-        )
-    return int(sides.pop())
 
 
 def _folder(asked: Path | None, checkpoint: Path, name: str) -> Path:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from cifar_lit.classifier import Classifier
+from cifar_lit.compiling import CompilableModule
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.errors import UserError
 from cifar_lit.models import DepthwiseNet, DilatedSeparableNet, ResNet18, ResNetV1
@@ -305,6 +306,17 @@ def test_an_evaluation_that_was_broken_off_does_not_count_in_the_next(tmp_path: 
         model.validation_step((images, labels), 0)
         model.test_step((images, labels), 0)
     assert [trainer(tmp_path).validate(model, data), trainer(tmp_path).test(model, data)] == right
+
+
+def test_a_copy_has_no_teacher_of_a_run_of_the_other() -> None:
+    model = DepthwiseNet(widths=[[4]], dropout=[0.0])
+    model.taught = lambda images, logits, loss: loss
+    model.resized = lambda images: images
+    copy = deepcopy(model)
+    assert (copy.taught, copy.resized) == (None, None)
+    assert None not in (model.taught, model.resized)
+    # Of a module that can have none.
+    assert "taught" not in CompilableModule().__getstate__()
 
 
 def test_a_copy_of_a_compiled_model_runs_its_own_network(monkeypatch: pytest.MonkeyPatch) -> None:

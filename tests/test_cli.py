@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from pytorch_lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cifar_lit.callbacks.checkpoint import LastCheckpoint
-from cifar_lit.checkpoint_content import load_checkpoint
+from cifar_lit.checkpoint_content import data_in, load_checkpoint
 from cifar_lit.cli import DEFAULTS, CifarCLI, main
 from cifar_lit.commands.evaluation import gather_provenance
 from cifar_lit.commands.run_settings import suit
@@ -994,7 +995,124 @@ def test_a_summary_is_of_images_of_the_runs_size(
     assert "3×16×24" in capsys.readouterr().out
     Path("pictures").mkdir()
     Image.new("RGB", (30, 30)).save("pictures/a.png")
-    assert "Pictures are made square, and the images of NoImages" in failure(capsys, "predict", "--images=pictures")
+    main(["predict", "--images=pictures", "--overlays"])
+    with Image.open(next(Path().rglob("a.png.png"))) as overlay:
+        assert overlay.width == 2 * overlay.height * 24 / 16
+
+
+def test_pictures_from_python_are_as_large_as_those_that_were_learnt() -> None:
+    run = fit("--data.val_size=4", "--data=DigitsDataModule")
+    Path("pictures").mkdir()
+    Image.new("RGB", (30, 30)).save("pictures/a.png")
+    trainer = CifarTrainer(logger=False)
+    seen: list[tuple[int, ...]] = []
+    content = load_checkpoint(run / "checkpoints" / "last.ckpt")
+    data_in(content)["image_size"] = 16  # type: ignore[index]
+    torch.save(content, "of16.ckpt")
+    model = ResNetV1(depth=8)
+    model.net.register_forward_pre_hook(lambda net, images: seen.append((*images[0].shape[2:],)))
+    trainer.predict(model, images=Path("pictures"), ckpt_path="of16.ckpt", output_dir=Path("out"))
+    assert seen == [(16, 16)]
+
+
+OWN = """
+import torch, pytorch_lightning as pl
+class Net(pl.LightningModule):
+    def __init__(self, kind: str = "logits"):
+        super().__init__()
+        self.kind = kind
+        self.net, self.unused = torch.nn.Conv2d(3, 10, 3, stride=4), torch.nn.Conv2d(3, 3, 3)
+    @property
+    def cam_layer(self):
+        if self.kind == "fails":
+            return self.nett
+        return self.unused if self.kind == "unused" else self.net
+    def forward(self, images):
+        logits = 1000 * self.net(images).mean((2, 3))
+        if self.kind == "softmax":
+            return logits.softmax(1)
+        return (logits,) if self.kind == "tuple" else logits
+    def training_step(self, batch, batch_idx):
+        return torch.nn.functional.cross_entropy(self.net(batch[0]).mean((2, 3)), batch[1])
+    def configure_optimizers(self):
+        return None if self.kind == "no optimizer" else torch.optim.SGD(self.parameters(), lr=0.1)
+"""
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """A run of a plain LightningModule of some kind."""
+    Path("own.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+
+    def trained(kind: str) -> Path:
+        common = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
+        off = [f"--{panel}.every_n_epochs=0" for panel in ("gradcam", "misclassified", "confusion")]
+        with warnings.catch_warnings():
+            # It validates nothing.
+            warnings.simplefilter("ignore")
+            main(["fit", "--model=own.Net", f"--model.kind={kind}", "--data=DigitsDataModule", *common, *off])
+        return Path("lightning_logs/Net/version_0")
+
+    return trained
+
+
+@pytest.mark.parametrize("kind", ["logits", "softmax"])
+def test_a_module_without_a_predict_step_has_a_table_of_probabilities(
+    own: Callable[[str], Path], kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = own(kind)
+    main(["predict", "--ckpt_path=last"])
+    with (run / "predictions.csv").open(newline="") as file:
+        rows = [[float(share) for share in row[3:]] for row in csv.reader(file) if row[0] != "index"]
+    assert len(rows) == 359
+    assert all(sum(row) == pytest.approx(1, abs=0.02) for row in rows)
+    # Not softened once more.
+    main(["explain", "--ckpt_path=last"])
+    capsys.readouterr()
+    if kind == "logits":
+        with (run / "explain" / "predictions.csv").open(newline="") as file:
+            explained = [[float(share) for share in row[4:]] for row in csv.reader(file) if row[0] != "index"]
+        for row, other in zip(rows, explained, strict=True):
+            assert row == pytest.approx(other, abs=1e-3)
+    else:
+        # Softened once more none is above 0.24.
+        assert max(map(max, rows)) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            "unused",
+            "No Grad-CAM: The logits do not depend on cam_layer, of type Conv2d: name a layer that forward runs",
+        ),
+        ("fails", "No Grad-CAM: cam_layer of Net fails (AttributeError: 'Net' object has no attribute 'nett'): mend"),
+    ],
+)
+def test_a_report_does_without_maps_where_there_can_be_none(
+    own: Callable[[str], Path], kind: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = own(kind)
+    main(["explain", "--ckpt_path=last"])
+    assert said in capsys.readouterr().out
+    assert (run / "explain" / "report.html").is_file()
+
+
+def test_commands_say_what_a_forward_has_to_give(
+    own: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own("tuple")
+    for command in ("explain", "export"):
+        said = failure(capsys, command, "--ckpt_path=last", *(["--format=torch"] if command == "export" else []))
+        assert "The forward of Net gives a tuple for " in said
+        assert "this command needs logits, a tensor (n, classes)." in said
+
+
+def test_a_module_without_an_optimizer_runs(own: Callable[[str], Path]) -> None:
+    run = own("no optimizer")
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert "run/learning_rate" not in scalars(run)
 
 
 def test_number_of_classes_flows_from_the_data() -> None:
@@ -1004,6 +1122,47 @@ def test_number_of_classes_flows_from_the_data() -> None:
     assert state["state_dict"]["net.fc.weight"].shape == (3, 64)
     assert state["ImageFolderDataModule"]["class_names"] == ["cat", "dog", "eel"]
     assert ResNetV1.load_from_checkpoint(run / "checkpoints" / "last.ckpt").num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (
+            "--trainer.barebones=true",
+            "--trainer.barebones leaves out progress, curves and checkpoints, which every run",
+        ),
+        (
+            "--trainer.callbacks+=MisclassifiedPanel",
+            "Every run has MisclassifiedPanel: give its settings as --misclass",
+        ),
+        (
+            "--trainer.callbacks+=cifar_lit.callbacks.curves.Curves",
+            "Every run has Curves: give its settings as --curves.",
+        ),
+        ("--model.optimizer=LBFGS", "The optimizer cannot be made (LBFGS doesn't support per-parameter options"),
+        ("--model.optimizer.lr=-1", "The optimizer cannot be made (Invalid learning rate: -1"),
+    ],
+)
+def test_what_does_not_go_with_a_run_is_told_of(args: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in failure(capsys, "fit", "--config", "tiny.yaml", args)
+
+
+@pytest.mark.parametrize("schedule", ["Triangular", "OneCycle"])
+@pytest.mark.parametrize("none", ["--trainer.max_steps=0", "--trainer.limit_train_batches=0"])
+def test_a_run_of_no_steps_ends_well(schedule: str, none: str) -> None:
+    fit(f"--model.schedule={schedule}", none)
+
+
+def test_another_progress_bar_takes_the_place_of_ours() -> None:
+    cli = CifarCLI(["fit", "--config=tiny.yaml", "--trainer.max_epochs=0", "--trainer.callbacks+=TQDMProgressBar"])
+    assert type(cli.trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
+
+
+def test_a_run_with_averaged_weights_of_lightnings_repeats_by_its_settings() -> None:
+    run = fit("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01")
+    settings = (run / "config.yaml").read_text()
+    assert "Unable to serialize" not in settings
+    main(["fit", f"--config={run / 'config.yaml'}"])
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,41 @@ def test_two_ranks_that_go_on_in_the_middle_of_an_epoch_count_all_of_it(tmp_path
     assert whole == resumed
 
 
+# Without shared statistics each rank's are of its own images.
+VALIDATE = """
+import sys
+from pathlib import Path
+import torch
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import ModelCheckpoint
+from cifar_lit.callbacks import EMA
+from cifar_lit.data import DigitsDataModule
+from cifar_lit.models import DepthwiseNet
+from cifar_lit.ranks import leave_ranks
+
+out = Path(sys.argv[2])
+for averages in ([], [EMA(start=0.5)]):
+    seed_everything(1)
+    keep = ModelCheckpoint(out / str(len(averages)))
+    trainer = Trainer(
+        accelerator="cpu", devices=2, strategy="ddp", logger=False, max_epochs=1, limit_train_batches=8,
+        callbacks=[keep, *averages], enable_progress_bar=False, num_sanity_val_steps=0,
+    )
+    model, data = DepthwiseNet(widths=[[8], [8]], dropout=[0, 0]), DigitsDataModule(batch_size=48)
+    trainer.fit(model, data)
+    within = trainer.callback_metrics["val/loss"].item()
+    (behind,) = trainer.validate(model, data, keep.best_model_path, weights_only=True)
+    assert within == behind["val/loss"], (within, behind)
+(out / f"rank {trainer.global_rank}").write_text("")
+leave_ranks()
+"""
+
+
+@pytest.mark.slow
+def test_what_ranks_validate_is_the_network_that_is_saved(tmp_path: Path) -> None:
+    assert len([*on_ranks(VALIDATE, 2, tmp_path / "run").glob("rank *")]) == 2
+
+
 # One rank saves behind the epoch's validation; as many as there are go on from there, with nothing more to count.
 FROM_THE_END = """
 import json, sys

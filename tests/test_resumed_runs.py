@@ -15,6 +15,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader, Dataset
 
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
+from cifar_lit.callbacks.endings import last_words
 from cifar_lit.data import DigitsDataModule
 from cifar_lit.models import DepthwiseNet
 from cifar_lit.stepping import seed_order
@@ -209,6 +210,27 @@ def test_the_best_so_far_that_is_elsewhere_is_told_of(tmp_path: Path, capsys: py
     said = capsys.readouterr().out
     assert "The best so far (best-step=6.ckpt, val/loss " in said
     assert "is not in this run's folder: the best is chosen among the epochs to come." in said
+
+
+def test_the_best_of_another_run_is_not_named_as_this_ones(tmp_path: Path) -> None:
+    fit(tmp_path / "before", 1)
+    alone = Path(shutil.copy(last(tmp_path / "before"), tmp_path / "mine.ckpt"))
+    # Nothing is left to do, and so there is no best here.
+    _, trainer = fit(tmp_path / "behind", 1, alone)
+    assert not [line for line in last_words(trainer) if "Best checkpoint" in line]
+    _, trainer = fit(tmp_path / "behind", 2, alone)
+    (line,) = (line for line in last_words(trainer) if "Best checkpoint" in line)
+    assert str(tmp_path / "behind") in line
+
+
+def test_what_was_logged_last_is_there_when_nothing_is_logged_any_more(tmp_path: Path) -> None:
+    every: dict[str, Any] = {"check_val_every_n_epoch": 2}
+    _, whole = fit(tmp_path / "whole", 3, **every)
+    # Stopped behind the only validation.
+    fit(tmp_path / "begun", 2, **every)
+    _, resumed = fit(tmp_path / "begun", 3, last(tmp_path / "begun"), **every)
+    assert whole.callback_metrics.keys() == resumed.callback_metrics.keys() >= {"val/loss", "val/accuracy"}
+    assert all(torch.equal(value, resumed.callback_metrics[name]) for name, value in whole.callback_metrics.items())
 
 
 def test_the_last_checkpoint_is_of_the_last_fit(tmp_path: Path) -> None:

@@ -161,6 +161,8 @@ def test_arguments_out_of_range(schedule: Any, settings: dict[str, float]) -> No
         (InverseTime, {"decay": math.nan}, "decay is nan: give"),
         (InverseTime, {"decay": 0.0, "drops": {2: -0.1}}, r"drops\[2\] is -0.1: give"),
         (StepTable, {"rates": {1: 0.1, 3: -0.1}}, r"rates\[3\] is -0.1: give"),
+        (StepTable, {"rates": {0: 0.1, 1: 0.1}}, "StepTable's rates name epoch 0: the first epoch is 1."),
+        (InverseTime, {"decay": 0.0, "drops": {0: 0.5}}, "InverseTime's drops name epoch 0: the first epoch is 1."),
         (Exponential, {"gamma": -0.5}, "gamma is -0.5: give"),
         (Plateau, {"factor": 0.0}, "Plateau has factor 0.0: give"),
         (Plateau, {"factor": 1.0}, "Plateau has factor 1.0: give"),

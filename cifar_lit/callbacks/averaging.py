@@ -91,6 +91,9 @@ class _WeightAverage(Callback, ABC):
         self._step = trainer.global_step
         self._ahead = getattr(pl_module, "steps_ahead", 0)
         self._first_step -= self._ahead
+        name, every, end = type(self).__name__, self.every_n_steps, self._total_steps - self._ahead
+        if end // every * every < max(self._first_step, 1) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise UserError(f"{name} averages every {every} steps, and this run ends before: give fewer.")
         self._weights = {
             name: weight
             for name, weight in pl_module.state_dict(keep_vars=True).items()
@@ -101,7 +104,6 @@ class _WeightAverage(Callback, ABC):
             restored, self._average = self._average, self._copies()
             _copy(restored, self._average)
             self._show_live()
-        name = type(self).__name__
         if self._average and self._step < self._first_step:
             self._average, self._updates = {}, 0
             say(f"{name}: this run averages from step {self._first_step} on; the checkpoint's average is dropped.")

@@ -80,8 +80,8 @@ class Curves(Callback):
         """Notes the learning rate now and then, before the schedule moves on."""
         step, every = trainer.global_step + 1, trainer.log_every_n_steps  # type: ignore[attr-defined]
         # 0 is never, as for Lightning.
-        if every and step % every == 0:
-            self._step = step, main_group(trainer.optimizers[0])["lr"]
+        if every and step % every == 0 and (group := main_group(trainer.optimizers[0])):
+            self._step = step, group["lr"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

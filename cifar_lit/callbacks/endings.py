@@ -1,5 +1,6 @@
 """What a run says when it has ended: why, where it is, and how to look at it."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -23,12 +24,17 @@ def last_words(trainer: Trainer) -> list[str]:
     if trainer.logger is not None and trainer.log_dir is not None:
         lines.append(f"Run: {trainer.log_dir}")
     best = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestCheckpoint)), None)
-    if best is not None and best.best_model_path:
+    # Of a run that went on from elsewhere and has kept none of its own it is still that of the checkpoint's run.
+    if best is not None and best.best_model_path and _lies_in(best.best_model_path, best.dirpath):
         lines.append(f"Best checkpoint: {best.best_model_path}")
     logger = tensorboard_of(trainer)
     if logger is not None:
         lines.append(f"Watch: tensorboard --logdir {shlex.quote(str(_all_runs(Path(logger.root_dir))))}")
     return lines
+
+
+def _lies_in(file: str, folder: str | os.PathLike[str] | None) -> bool:
+    return folder is not None and Path(file).resolve().parent == Path(folder).resolve()
 
 
 def _all_runs(runs: Path) -> Path:

@@ -52,7 +52,7 @@ class FiniteLoss(Callback):
             return
         if self._group is None:
             self._group = main_group(trainer.optimizers[0])
-        self._pending.append(Pending(OnHost(loss), trainer.global_step + 1, self._group["lr"]))
+        self._pending.append(Pending(OnHost(loss), trainer.global_step + 1, self._group.get("lr", math.nan)))
         while self._pending and (len(self._pending) > PENDING or self._pending[0].loss.arrived):
             self._check_oldest()
 

@@ -1,6 +1,6 @@
 """The images that a network gets most wrong, and what becomes of the first of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from cifar_lit.callbacks.panel import COLUMNS, Attention, Panel, caption, check
 from cifar_lit.callbacks.record import Evaluated
+from cifar_lit.errors import UserError
 from cifar_lit.explain.figures import Tile, tile_figure
 from cifar_lit.explain.scoring import errors_of_each_class
 
@@ -55,19 +56,26 @@ class MisclassifiedPanel(Panel):
         attention = self.attention(pl_module, self.method)
         groups = errors_of_each_class(evaluated.shown, self.groups)
         for number, rows in enumerate(groups, start=1):
-            figure = _figure("Misclassified, largest loss of each class", evaluated, rows, attention, pl_module.device)
+            title = "Misclassified, largest loss of each class"
+            figure = _figure(title, evaluated, rows, attention, pl_module.device, self.record.say_once)
             self.show(trainer, evaluated, f"misclassified/group_{number}", figure)
         if trainer.state.fn == TrainerFn.FITTING:
             if groups and not self._followed:
                 self._followed = evaluated.places[groups[0]].tolist()
             row_of = {place: row for row, place in enumerate(evaluated.places.tolist())}
             if rows := [row_of[place] for place in self._followed if place in row_of]:
-                figure = _figure("Misclassified at first, followed since", evaluated, rows, attention, pl_module.device)
+                title = "Misclassified at first, followed since"
+                figure = _figure(title, evaluated, rows, attention, pl_module.device, self.record.say_once)
                 self.show(trainer, evaluated, "misclassified/followed", figure)
 
 
 def _figure(
-    title: str, evaluated: Evaluated, rows: Sequence[int], attention: Attention | None, device: torch.device
+    title: str,
+    evaluated: Evaluated,
+    rows: Sequence[int],
+    attention: Attention | None,
+    device: torch.device,
+    say_once: Callable[[str], None],
 ) -> Figure:
     shown = evaluated.shown
     pixels, inputs = evaluated.find(rows, device)
@@ -75,8 +83,13 @@ def _figure(
     if attention is not None:
         # Both at once: a second call would copy the network again.
         classes = np.concatenate([shown.predicted[rows], shown.labels[rows]])
-        overlays = attention.over(np.concatenate([pixels] * 2), torch.cat([inputs] * 2), classes)
-        pictures += [overlays[: len(rows)], overlays[len(rows) :]]
-        labels += ["predicted", "true"]
+        try:
+            overlays = attention.over(np.concatenate([pixels] * 2), torch.cat([inputs] * 2), classes)
+        except UserError as error:
+            # The images tell something without it, too.
+            say_once(str(error))
+        else:
+            pictures += [overlays[: len(rows)], overlays[len(rows) :]]
+            labels += ["predicted", "true"]
     tiles = [Tile(of_row, caption(shown, row)) for row, *of_row in zip(rows, *pictures, strict=True)]
     return tile_figure(tiles, title, COLUMNS, labels)

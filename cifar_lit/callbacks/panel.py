@@ -17,8 +17,9 @@ from torch.utils.tensorboard import SummaryWriter
 from cifar_lit.callbacks.record import Evaluated, Record
 from cifar_lit.errors import UserError
 from cifar_lit.explain.figures import to_rgb
+from cifar_lit.explain.fonts import lacking
 from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
-from cifar_lit.explain.network import network_of
+from cifar_lit.explain.network import cam_layer_of, network_of
 from cifar_lit.explain.scoring import Predictions
 from cifar_lit.logger import tensorboard_of
 
@@ -62,11 +63,9 @@ class Panel(Callback, ABC):
     def attention(self, pl_module: LightningModule, method: str) -> "Attention | None":
         """Where a module's network looks; None, and a line, where the module does not say."""
         try:
-            layer = pl_module.cam_layer
-        except (UserError, AttributeError):
-            layer = None
-        if not isinstance(layer, nn.Module):
-            self.record.say_once(f"{type(pl_module).__name__} names no cam_layer: add the property to see Grad-CAM.")
+            layer = cam_layer_of(pl_module)
+        except UserError as error:
+            self.record.say_once(str(error))
             return None
         # A module may call its network compiled, where nothing can look in. So the network itself, if that is all.
         return Attention(network_of(pl_module), layer, method)
@@ -162,6 +161,8 @@ class Panel(Callback, ABC):
             with self.harmless():
                 evaluated = self.record.read(trainer)
                 if evaluated is not None:
+                    if boxes := lacking(evaluated.shown.class_names):
+                        self.record.say_once(boxes)
                     self.draw(trainer, pl_module, evaluated)
 
 

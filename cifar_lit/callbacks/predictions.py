@@ -27,8 +27,9 @@ class PredictionTable(Callback):
     its order, in which Lightning deals them out to ranks. Where a batch holds no labels behind its images, int64 (n,)
     in [0, num_classes), the true class is left empty.
 
-    Expects `predict_step` to give probabilities, float (n, num_classes), as `Classifier` does; of other modules it says
-    that nothing is written.
+    Expects `predict_step` to give probabilities, float (n, num_classes), as `Classifier` does and as
+    `CifarTrainer.predict` has modules do that have none; where it gives something else, a line says that nothing is
+    written.
 
     Args:
         folder: Where to write the file.
@@ -83,6 +84,11 @@ class PredictionTable(Callback):
             )
             return
         classes = getattr(getattr(trainer, "datamodule", None), "class_names", None) or range(len(rows[0][2]))
+        if len(classes) != len(rows[0][2]):
+            raise UserError(
+                f"{type(pl_module).__name__} predicts {len(rows[0][2])} numbers for an image, and the data have "
+                f"{len(classes)} classes: no table is written."
+            )
         classes = [printable(str(name)) for name in classes]
         files = getattr(getattr(trainer, "datamodule", None), "test_files", None)
         table = io.StringIO(newline="")

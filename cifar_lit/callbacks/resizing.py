@@ -64,7 +64,7 @@ class ProgressiveResizing(PartOfTraining):
         stage = int(step / (self.until * steps) * len(self.scales))
         return self.scales[stage] if stage < len(self.scales) else 1.0
 
-    def cost(self, steps: int) -> float:
+    def cost(self, steps: float) -> float:
         """Of the first steps of the run, in steps on whole images, as a network's work goes by the pixels."""
         stage = self.until * self._steps / len(self.scales)
         spared = ((1 - scale**2) * min(max(steps - i * stage, 0.0), stage) for i, scale in enumerate(self.scales))

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 import cifar_lit
 from cifar_lit.checkpoint_content import epochs_in, is_chosen_by_test, load_checkpoint
 from cifar_lit.classes import check_classes
+from cifar_lit.commands.outputs import logits_of
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
+from cifar_lit.explain.network import cam_layer_of, network_of
 from cifar_lit.explain.network import modes_kept as modes_kept  # shared from here
-from cifar_lit.explain.network import network_of
 from cifar_lit.explain.scoring import Predictions
 from cifar_lit.identity import fingerprint
 from cifar_lit.plain import class_path_of
@@ -83,14 +84,13 @@ def load_weights(model: LightningModule, path: Path) -> dict[str, Any]:
     return content
 
 
-def cam_target_of(model: LightningModule) -> tuple[nn.Module, nn.Module] | None:
-    """The network for Grad-CAM and its layer, or None where the model names none."""
-    try:
-        layer = model.cam_layer
-    except (UserError, AttributeError):
-        return None
-    if not isinstance(layer, nn.Module):
-        return None
+def cam_target_of(model: LightningModule) -> tuple[nn.Module, nn.Module]:
+    """The network for Grad-CAM and its layer.
+
+    Raises:
+        UserError: The model names none.
+    """
+    layer = cam_layer_of(model)
     # The network itself, if that is all there is: a module may call it compiled, past the layers of a copy, and a copy
     # of the module would keep its activations until the next collection of garbage, 165 MB a call.
     return network_of(model), layer
@@ -105,8 +105,7 @@ class _Logits(LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> tuple[Tensor, Tensor]:
         """Logits float32 (n, C) and labels int64 (n,) of a batch."""
-        logits: Tensor = self.model(batch[0])
-        return logits.float(), batch[1]
+        return logits_of(self.model, batch[0]), batch[1]
 
 
 def evaluate(trainer: Trainer, model: LightningModule, datamodule: LightningDataModule | None) -> Predictions:

@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tqdm import tqdm
 
 from cifar_lit.checkpoint_content import load_checkpoint
@@ -25,6 +24,7 @@ from cifar_lit.commands.evaluation import (
     load_weights,
     normalised_batches,
 )
+from cifar_lit.commands.learning_curves import learning_curves
 from cifar_lit.commands.learnt_data import take_learnt
 from cifar_lit.console import printable, say
 from cifar_lit.errors import UserError
@@ -37,17 +37,16 @@ from cifar_lit.explain.figures import (
     tile_figure,
     to_png,
 )
+from cifar_lit.explain.fonts import lacking
 from cifar_lit.explain.gradcam import check_method, class_activation_maps, overlay
 from cifar_lit.explain.layer_rows import LayerTable
 from cifar_lit.explain.layers import network_table
 from cifar_lit.explain.report import Report, choose_shown, render
 from cifar_lit.explain.scoring import Predictions, calibration, class_scores, worst_errors
 from cifar_lit.files import ready_to_write, write_atomically
-from cifar_lit.logger import EVALUATION
 from cifar_lit.runs import run_of
 
 Maps = NDArray[np.float32]
-Curves = dict[str, list[tuple[int, float]]]
 
 REPORT, TABLE, METRICS = "report.html", "predictions.csv", "metrics.json"
 # Errors in report.html: of 10,000 images of which 90 % are right all. Their Grad-CAM takes 5 s for ResNet-20.
@@ -123,46 +122,30 @@ def explain(
     )
     write_atomically(output_dir / TABLE, _table(predictions, files))
     write_atomically(output_dir / METRICS, json.dumps(_figures(report), indent=2, ensure_ascii=False) + "\n")
+    if boxes := lacking(predictions.class_names):
+        say(boxes)
     _write_pictures(report, output_dir)
     write_atomically(output_dir / REPORT, render(report))
-    say(f"Accuracy {predictions.correct.mean():.2%} of {len(predictions):,} images; report: {output_dir / REPORT}")
-
-
-def learning_curves(run: Path) -> Curves:
-    """A run's curves by name, such as ``train/loss``, as pairs of step and value; none where it logged elsewhere.
-
-    Those of single classes stay in TensorBoard, on a chart each.
-    """
-    curves: Curves = {}
-    for split in ("train", "val"):
-        points: dict[str, dict[int, float]] = {}
-        # A later evaluation, maybe of other images, is no part of how it learnt.
-        files = (file for file in (run / split).glob("events.*") if not file.name.endswith(EVALUATION))
-        # A run that went on from an earlier checkpoint did so in a file whose name has a later time.
-        for file in sorted(files):
-            events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
-            for tag in (tag for tag in events.Tags()["scalars"] if "/" not in tag):
-                new = {event.step: event.value for event in events.Scalars(tag)}
-                # What was logged behind that checkpoint is of a history that was given up.
-                points[tag] = {step: value for step, value in points.get(tag, {}).items() if step < min(new)} | new
-        curves |= {f"{split}/{tag}": sorted(values.items()) for tag, values in sorted(points.items())}
-    return curves
+    images = f"{len(predictions):,} image{'' if len(predictions) == 1 else 's'}"
+    say(f"Accuracy {predictions.correct.mean():.2%} of {images}; report: {output_dir / REPORT}")
 
 
 def _maps(
     model: LightningModule, data: ImageData, predictions: Predictions, shown: NDArray[np.int64], method: str
 ) -> tuple[Maps, Maps] | tuple[None, None]:
-    """Grad-CAM of images for the predicted and for the true class, float32 (n, H, W) each; none without a layer."""
-    target = cam_target_of(model)
-    if target is None:
-        say(f"No Grad-CAM: {type(model).__name__} names no cam_layer")
-        return None, None
+    """Grad-CAM of images for the predicted and the true class, float32 (n, H, W) each; none, and a line, without."""
     predicted, true = np.zeros((2, len(shown), *data.test_images.pixels.shape[1:3]), np.float32)
-    with tqdm(total=len(shown), desc="Grad-CAM", unit=" images", leave=False, disable=None) as progress:
-        for places, images in normalised_batches(data, shown):
-            for maps, classes in ((predicted, predictions.predicted), (true, predictions.labels)):
-                maps[places] = class_activation_maps(*target, images, classes[shown[places]], method)
-            progress.update(len(places))
+    try:
+        target = cam_target_of(model)
+        with tqdm(total=len(shown), desc="Grad-CAM", unit=" images", leave=False, disable=None) as progress:
+            for places, images in normalised_batches(data, shown):
+                for maps, classes in ((predicted, predictions.predicted), (true, predictions.labels)):
+                    maps[places] = class_activation_maps(*target, images, classes[shown[places]], method)
+                progress.update(len(places))
+    except UserError as error:
+        # The page tells something without them, too.
+        say(f"No Grad-CAM: {error}")
+        return None, None
     return predicted, true
 
 

@@ -52,6 +52,19 @@ def preprocessing_in(content: Mapping[str, Any], path: Path) -> tuple[tuple[str,
     return tuple(map(printable, learnt["class_names"])), Normalize(learnt["mean"], learnt["std"])
 
 
+def size_of_images(data: Any, content: Mapping[str, Any]) -> Any:
+    """Side in pixels of the images that a network is for, or height and width.
+
+    Args:
+        data: That are given, if there are any.
+        content: What a checkpoint holds: it counts before the data do. Empty where there is none.
+    """
+    learnt = data_in(content) or {}
+    # Older checkpoints keep it only where it is an argument.
+    size = learnt.get("image_size", content.get("datamodule_hyper_parameters", {}).get("image_size"))
+    return getattr(data, "image_size", 32) if size is None else size
+
+
 def take_learnt(content: Mapping[str, Any], data: Any, path: Path) -> None:
     """Has data normalise as the images were that a network learnt from, whatever other images they have.
 
@@ -89,9 +102,6 @@ def stand_in_for_data(content: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         content: Of a checkpoint that keeps its data: see `cifar_lit.checkpoint_content.data_in`.
     """
-    learnt = data_in(content) or {}
-    # Older checkpoints keep it only where it is an argument.
-    settings = content.get("datamodule_hyper_parameters", {})
-    size = learnt.get("image_size", settings.get("image_size", 32))
+    learnt, size = data_in(content) or {}, size_of_images(None, content)
     class_path = f"{NoImages.__module__}.{NoImages.__name__}"
     return {"class_path": class_path, "init_args": {"num_classes": len(learnt["class_names"]), "image_size": size}}

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cifar_lit.commands.evaluation import cam_target_of
+from cifar_lit.commands.outputs import logits_of
 from cifar_lit.commands.picture_files import OVERLAYS, UNREADABLE, lies_in, pictures_in
 from cifar_lit.console import first_names, printable, say
 from cifar_lit.errors import UserError
@@ -62,10 +63,6 @@ def predict_pictures(
     """
     check_method(method)
     target = cam_target_of(model) if overlays is not None else None
-    if overlays is not None and target is None:
-        raise UserError(
-            f"{type(model).__name__} names no cam_layer, so there are no overlays: add it, or ask for none."
-        )
     # One picture is a folder that holds it alone.
     one = pictures.is_file()
     folder = pictures.parent if one else pictures
@@ -82,7 +79,7 @@ def predict_pictures(
         images = normalize(torch.from_numpy(pixels))
         # Compiling is for training: here it would take longer than the pictures.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
-            logits = model(images).float()
+            logits = logits_of(model, images)
         if logits.shape[1] != len(class_names):
             # As a network may have been trained: see `check_classes`.
             raise UserError(
@@ -110,8 +107,8 @@ def predict_pictures(
     writer.writerows(rows)
     write_atomically(output, table.getvalue())
     if one and rows:
-        others_in_order = ", ".join(name for name in rows[0][3:5] if name)
-        say(f"{printable(rows[0][0])}: {rows[0][1]}, {100 * float(rows[0][2]):.1f} % sure; then {others_in_order}")
+        others_in_order = "; then " * bool(rows[0][3]) + ", ".join(name for name in rows[0][3:5] if name)
+        say(f"{printable(rows[0][0])}: {rows[0][1]}, {100 * float(rows[0][2]):.1f} % sure{others_in_order}")
     counted = f"{len(rows):,} prediction{'' if len(rows) == 1 else 's'}"
     say(f"Wrote {counted} to {output}" + (f" and Grad-CAM to {overlays}" if overlays else ""))
     listed = output.with_name(UNREADABLE)

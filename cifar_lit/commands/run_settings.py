@@ -17,6 +17,14 @@ from cifar_lit.runs import LAST
 
 MEASURES = ("validate", "test", "explain")
 IN_ONE_PROCESS = ("summary", "explain", "export")
+# Callbacks that every run has, of which there may be but one.
+OPTIONS_OF = {
+    "GradCamPanel": "gradcam",
+    "MisclassifiedPanel": "misclassified",
+    "ConfusionPanel": "confusion",
+    "FiniteLoss": "finite_loss",
+    "Curves": "curves",
+}
 
 
 def tell_of(checkpoint: Path, command: str) -> None:
@@ -71,6 +79,7 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
                 stand_in["init_args"]["image_size"] = settings.data.init_args.image_size
             settings.data = dict_to_namespace(stand_in)
     trainer = settings.trainer
+    _check_trainer(trainer)
     if pictures or command in IN_ONE_PROCESS:
         # Without what only training needs, such as a run's own ModelCheckpoint. Of pictures nothing is logged: the
         # checkpoint's run may be somebody else's.
@@ -86,6 +95,19 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
             trainer.limit_test_batches = trainer.limit_predict_batches = None
     if (command == "explain" or (pictures and settings.overlays)) and settings.method is None:
         settings.method = settings.gradcam.method
+
+
+def _check_trainer(trainer: Any) -> None:
+    """Refuses what every run has of its own already, or cannot do without."""
+    if getattr(trainer, "barebones", False):
+        raise UserError(
+            "--trainer.barebones leaves out progress, curves and checkpoints, which every run here has: leave it out."
+        )
+    given = getattr(trainer, "callbacks", None) or []
+    for callback in given if isinstance(given, list) else [given]:
+        package, _, name = str(callback.class_path).rpartition(".")
+        if package.startswith("cifar_lit.") and name in OPTIONS_OF:
+            raise UserError(f"Every run has {name}: give its settings as --{OPTIONS_OF[name]}.*, and not it again.")
 
 
 def _suit_machine(trainer: Any, arguments: Sequence[str]) -> None:

@@ -87,6 +87,8 @@ class _CifarDataModule(ImageDataModule):
     def load(self, split: Literal["train", "test"]) -> Images:
         """All images of a split, in the published order."""
         folder = self._unpacked
+        if folder is None and not (self.root / self.ARCHIVE.folder).exists():
+            raise UserError(f"{self.root} has no {self.ARCHIVE.folder}: call prepare_data first, which fetches it.")
         if folder is None:
             raise UserError(
                 f"{self.root / self.ARCHIVE.folder} lacks {self.FILES['test'][0]}: remove that folder, "

@@ -35,14 +35,14 @@ TURNS = {
 }
 
 
-def decode(path: Path, size: int, formats: Sequence[str] = ("PNG", "JPEG")) -> NDArray[np.uint8]:
-    """An image as uint8 (size, size, 3), RGB, upright, on white where it is transparent.
+def decode(path: Path, size: int | tuple[int, int], formats: Sequence[str] = ("PNG", "JPEG")) -> NDArray[np.uint8]:
+    """An image as uint8 (H, W, 3), RGB, upright, on white where it is transparent.
 
-    A larger or oblong one is scaled and cut to its centre.
+    One of another size is scaled and cut to its centre.
 
     Args:
         path: The file.
-        size: Side in pixels.
+        size: Height and width in pixels, or both where they are the same.
         formats: Pillow's names of the formats that may be in it, whatever it is called.
 
     Raises:
@@ -71,8 +71,9 @@ def decode(path: Path, size: int, formats: Sequence[str] = ("PNG", "JPEG")) -> N
             upright = upright.convert("RGB")
     except Exception as error:  # What a damaged file raises is not limited to any list.
         raise UserError(f"Cannot read {path} as {' or '.join(formats)} ({error}): remove it or replace it.") from error
-    if upright.size != (size, size):
-        upright = ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+    height, width = (size, size) if isinstance(size, int) else size
+    if upright.size != (width, height):
+        upright = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
     return np.asarray(upright)
 
 

@@ -1,8 +1,9 @@
 """Fonts that have the letters of class names, in whatever script they are."""
 
+from collections.abc import Iterable
 from functools import cache
 
-from matplotlib.font_manager import get_font_names
+from matplotlib.font_manager import findfont, get_font, get_font_names
 
 # That of matplotlib, with Latin, Greek, Cyrillic, Arabic and Hebrew letters.
 DEFAULT = "DejaVu Sans"
@@ -12,6 +13,19 @@ WIDE = (
     *("PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Apple SD Gothic Neo", "Arial Unicode MS"),
     *("Microsoft YaHei", "SimHei", "Yu Gothic", "MS Gothic", "Malgun Gothic"),
 )
+
+
+def lacking(names: Iterable[str]) -> str | None:
+    """A line about names with letters that no font here has, which are drawn as boxes; None where there are none."""
+    lacks = [name for name in names if any(ord(letter) not in _letters() for letter in name if not letter.isspace())]
+    if not lacks:
+        return None
+    return f"No font here has all letters of {lacks[0]}, which are drawn as boxes: install one, such as Noto Sans CJK."
+
+
+@cache
+def _letters() -> frozenset[int]:
+    return frozenset().union(*(get_font(findfont(name)).get_charmap() for name in families()))
 
 
 @cache

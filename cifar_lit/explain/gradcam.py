@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cifar_lit.errors import UserError
-from cifar_lit.explain.network import numpys_random_state_kept
+from cifar_lit.explain.network import in_the_graph, numpys_random_state_kept
 from cifar_lit.explain.placement import cell_lines, enlarge
 
 METHODS = ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM", "GradCAMElementWise")
@@ -80,7 +80,8 @@ def class_activation_maps(
         class, where all places do equally (a 1×1 feature map has but one), and where the network puts out NaN.
 
     Raises:
-        UserError: There is no such method, or the layer puts out no feature map.
+        UserError: There is no such method, the layer puts out no feature map or one that the logits do not depend on,
+            or the network cannot be copied.
         ValueError: A class is out of range, there is not one an image, or ``layer`` is no part of ``net``.
     """
     check_method(method)
@@ -121,7 +122,7 @@ def class_activation_maps(
             # A copy: the network may write to it, and no graph takes a tensor made in inference mode.
             inputs = images[chunk].detach().to(device, torch.float32, copy=True)
             # Some show a progress bar an image.
-            with redirect_stderr(StringIO()):
+            with redirect_stderr(StringIO()), in_the_graph(layer):
                 found = cam(inputs, targets[chunk])
             maps[chunk] = found if own_size else enlarge(found, maps.shape[1:], lines)
     return np.nan_to_num(maps, copy=False)
@@ -185,7 +186,11 @@ def _frozen_copy(net: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module
     for module in reversed(modules):
         if (uncompiled := getattr(module, "_orig_mod", None)) is not None:
             copies[id(module)] = deepcopy(uncompiled, copies)
-    net = deepcopy(net, copies)
+    try:
+        net = deepcopy(net, copies)
+    except TypeError as error:
+        name = type(net).__name__
+        raise UserError(f"{name} cannot be copied ({error}): keep such things outside of the module.") from error
     # A compiled function is passed on by deepcopy, with the network that it was compiled of; or it is of the copy.
     for copied in net.modules():
         for name, value in vars(copied).items():

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import numpy as np
 from torch import nn
 
+from cifar_lit.errors import UserError
+
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
@@ -27,6 +29,45 @@ def numpys_random_state_kept() -> Iterator[None]:
         yield
     finally:
         np.random.set_state(state)  # noqa: NPY002
+
+
+@contextmanager
+def in_the_graph(layer: nn.Module) -> Iterator[None]:
+    """Says so where a network's logits do not depend on what a layer puts out.
+
+    Raises:
+        UserError: So it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        raise UserError(
+            f"The logits do not depend on cam_layer, of type {type(layer).__name__}: name a layer that forward runs, "
+            "and behind which nothing is detached."
+        ) from error
+
+
+def cam_layer_of(model: nn.Module) -> nn.Module:
+    """The layer that a model names as ``cam_layer``.
+
+    Raises:
+        UserError: It names none, or fails to.
+    """
+    name, declared = type(model).__name__, getattr(type(model), "cam_layer", None)
+    try:
+        # Asked as usual, a module hides what an error within the property was.
+        layer = declared.fget(model) if isinstance(declared, property) and declared.fget else model.cam_layer
+    except UserError:
+        raise
+    except Exception as error:
+        if declared is not None:
+            raise UserError(f"cam_layer of {name} fails ({type(error).__name__}: {error}): mend it.") from error
+        layer = None
+    if not isinstance(layer, nn.Module):
+        raise UserError(f"{name} names no cam_layer: add the property to see Grad-CAM.")
+    return layer
 
 
 def network_of(model: nn.Module) -> nn.Module:

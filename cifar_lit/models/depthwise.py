@@ -63,8 +63,8 @@ class Depthwise(nn.Module):
         layer_defaults: Whose initial weights and BatchNorm: see `DepthwiseNet`.
 
     Raises:
-        UserError: There is not one dropout a stage, or a list of them does not have one a block; there is no such head,
-            or there are no such defaults.
+        UserError: There is no stage, or not one dropout a stage or, in a list, a block; a number is out of its range;
+            there is no such head, or there are no such defaults.
     """
 
     def __init__(
@@ -81,6 +81,10 @@ class Depthwise(nn.Module):
         check_choice("layer_defaults", layer_defaults, LayerDefaults)
         if len(widths) != len(dropout):
             raise UserError(f"{len(widths)} stages of widths and {len(dropout)} of dropout: give one dropout a stage.")
+        if not widths or any(width < 1 for stage_widths in widths for width in stage_widths):
+            raise UserError(f"widths is {widths}: give at least one stage, and widths of at least 1.")
+        if not 0 <= padded_blocks <= max(len(widths[0]), 1):
+            raise UserError(f"padded_blocks is {padded_blocks}: give a number from 0 to {len(widths[0])}.")
         self.stages = nn.ModuleList()
         self.transitions = nn.ModuleList()
         channels = 3
@@ -148,8 +152,8 @@ class DepthwiseNet(Classifier):
         **kwargs: Those of `Classifier`.
 
     Raises:
-        UserError: There is not one dropout a stage, or a list of them does not have one a block; there is no such head,
-            or there are no such defaults.
+        UserError: There is no stage, or not one dropout a stage or, in a list, a block; a number is out of its range;
+            there is no such head, or there are no such defaults.
     """
 
     def __init__(

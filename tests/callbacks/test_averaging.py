@@ -468,6 +468,12 @@ def test_what_excludes_averaging_says_so(tmp_path: Path) -> None:
         fit(EMA(), Lookahead())
     with pytest.raises(UserError, match="leave save_weights_only out"):
         fit(EMA(), ModelCheckpoint(tmp_path, save_weights_only=True))
+    with pytest.raises(UserError, match="Lookahead averages every 1000 steps, and this run ends before: give fewer"):
+        fit(Lookahead(every_n_steps=1000))
+    with pytest.raises(UserError, match="EMA averages every 6 steps"):
+        fit(EMA(start=0.9, every_n_steps=6), max_steps=11, max_epochs=-1)
+    # A trial of a run that is longer.
+    fit(Lookahead(every_n_steps=1000), fast_dev_run=2)
     with pytest.raises(UserError, match="EMA needs the length of the run"):
         fit(EMA(), model=endless, max_epochs=-1, max_time={"seconds": 5})
     # An evaluation averages nothing.

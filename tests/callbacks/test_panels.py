@@ -377,6 +377,24 @@ def test_without_a_layer_there_is_one_line_and_no_grad_cam(
     assert {len(tile.pictures) for tiles, *_ in plain_figures["tiles"] for tile in tiles} == {1}
 
 
+def test_a_layer_that_says_nothing_leaves_the_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], plain_figures: dict[str, list[Any]]
+) -> None:
+    class Unused(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Conv2d(3, 4, 3)
+
+        @property
+        def cam_layer(self) -> nn.Module:
+            return self.unused
+
+    make_trainer(tmp_path, panels()).fit(Unused(), Patches())
+    assert capsys.readouterr().out.count("The logits do not depend on cam_layer, of type Conv2d") == 2
+    assert "misclassified/group_1" in " ".join(images_in(tmp_path))
+    assert {len(tile.pictures) for tiles, *_ in plain_figures["tiles"] for tile in tiles} == {1}
+
+
 @pytest.mark.parametrize("given", [lambda loss: None, lambda loss: loss, lambda loss: {"loss": loss}])
 def test_a_module_that_gives_no_logits_gets_no_panels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], given: Callable[[Tensor], Any]

@@ -111,6 +111,12 @@ def test_of_several_loaders_the_first_is_written(tmp_path: Path) -> None:
     assert len(table._rows) == 1
 
 
+def test_numbers_for_other_classes_than_the_datas_are_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="NoneType predicts 3 numbers for an image, and the data have 2 classes"):
+        written(tmp_path, [(0, 0, [1.0, 0.0, 0.0])])
+    assert not (tmp_path / "predictions.csv").exists()
+
+
 def test_a_module_without_probabilities_is_told_that_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

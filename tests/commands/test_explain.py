@@ -18,7 +18,8 @@ from PIL import Image
 from cifar_lit.classifier import Classifier
 from cifar_lit.commands import explain as module
 from cifar_lit.commands.evaluation import evaluate, gather_provenance, load_weights, normalised_images
-from cifar_lit.commands.explain import explain, learning_curves
+from cifar_lit.commands.explain import explain
+from cifar_lit.commands.learning_curves import learning_curves
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 from cifar_lit.explain.figures import tile_figure
@@ -253,7 +254,7 @@ def test_a_module_without_a_layer_has_a_report_without_maps(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     explain(run.trainer(), Classifier(run.model().net, num_classes=3), run.data(), run.checkpoint, tmp_path)
-    assert "No Grad-CAM: Classifier names no cam_layer" in capsys.readouterr().out
+    assert "No Grad-CAM: Classifier names no cam_layer: add the property" in capsys.readouterr().out
     assert (tmp_path / "report.html").is_file()
     assert "class activation maps" not in json.loads((tmp_path / "metrics.json").read_text())["provenance"]
 

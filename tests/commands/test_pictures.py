@@ -19,12 +19,11 @@ from torch import nn
 
 from cifar_lit.classifier import Classifier
 from cifar_lit.commands.evaluation import load_weights
-from cifar_lit.commands.learnt_data import preprocessing_in
+from cifar_lit.commands.learnt_data import preprocessing_in, size_of_images
 from cifar_lit.commands.picture_files import EXTENSIONS, FORMATS
 from cifar_lit.commands.pictures import predict_pictures
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
-from cifar_lit.trainer import side_of_images
 
 NAMES = ("red", "green, like grass", "blue")
 COLOURS = {"red": (200, 100, 100), "green": (100, 200, 100), "blue": (100, 100, 200)}
@@ -331,12 +330,31 @@ def test_where_nothing_can_be_written(run: Run, folder: Path) -> None:
     assert not (folder.parent / "table.csv").exists()
 
 
-def test_pictures_are_made_as_square_as_the_datas_images() -> None:
-    sizes: list[Any] = [SimpleNamespace(image_size=24), SimpleNamespace(image_size=(24, 24)), None]
-    assert [side_of_images(one) for one in sizes] == [24, 24, 32]
-    wide: Any = SimpleNamespace(image_size=(24, 48))
-    with pytest.raises(UserError, match=r"Pictures are made square, and the images of .* are of \(24, 48\) pixels"):
-        side_of_images(wide)
+def test_pictures_are_made_as_large_as_the_images_that_were_learnt(folder: Path) -> None:
+    given: Any = SimpleNamespace(image_size=48)
+    learnt = {"Data": {"class_names": ["a"], "mean": 0, "std": 1, "image_size": (24, 40)}}
+    for content, data, size in (
+        (learnt, None, (24, 40)),
+        (learnt, given, (24, 40)),
+        # Of an older version.
+        ({"datamodule_hyper_parameters": {"image_size": 16}}, given, 16),
+        ({}, given, 48),
+        ({}, None, 32),
+    ):
+        assert size_of_images(data, content) == size
+    file = picture(folder / "a.png", size=(40, 24))
+    with Image.open(file) as image:
+        assert (decode(file, (24, 40)) == np.asarray(image)).all()
+    assert decode(file, (10, 30)).shape == (10, 30, 3)
+    assert decode(file, 10).shape == (10, 10, 3)
+
+
+def test_what_is_no_logits_is_told_of(run: Run, folder: Path) -> None:
+    picture(folder / "a.png")
+    model = run.model()
+    vars(model)["forward"] = lambda images: (images,)
+    with pytest.raises(UserError, match=r"The forward of \w+ gives a tuple for 1 images: .* needs logits"):
+        predict(run, folder, folder.parent / "table.csv", model)
 
 
 def test_overlays_of_a_run_before_are_no_pictures(run: Run, folder: Path) -> None:

@@ -247,6 +247,12 @@ def test_a_folder_without_batches_is_an_error_that_says_what_to_do(tmp_path: Pat
         data.load("test")
 
 
+def test_images_that_nobody_has_fetched_are_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    data = CIFAR10DataModule(root=str(tmp_path))
+    with pytest.raises(UserError, match=r"has no cifar-10-batches-py: call prepare_data first, which fetches it"):
+        data.load("test")
+
+
 def test_two_roots_do_not_mix(cifar10_root: Path, cifar100_root: Path, tmp_path: Path) -> None:
     root = tmp_path / "both"
     shutil.copytree(cifar10_root, root)

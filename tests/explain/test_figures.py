@@ -62,6 +62,16 @@ def find(picture: NDArray[np.uint8], rgb: NDArray[np.uint8]) -> list[tuple[int, 
     return [(y, x) for y, x in starts.tolist() if np.array_equal(rgb[y : y + height, x : x + width], picture)]
 
 
+def test_letters_that_no_font_has_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "families", lambda: ["DejaVu Sans"])
+    fonts._letters.cache_clear()
+    assert fonts.lacking(["cat", "Zoë", "кот", "two words"]) is None
+    said = fonts.lacking(["cat", "漢字"])
+    assert said is not None
+    assert "No font here has all letters of 漢字, which are drawn as boxes: install one" in said
+    fonts._letters.cache_clear()
+
+
 def test_letters_that_one_font_lacks_are_those_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
     fonts.families.cache_clear()
     monkeypatch.setattr(fonts, "get_font_names", lambda: ["Yu Gothic", "Comic Sans MS", "PingFang SC", "DejaVu Sans"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -363,12 +364,32 @@ def test_a_class_out_of_range_is_an_error(images: Tensor, wrong: int) -> None:
         class_activation_maps(net, net[0], images[:2], torch.tensor([0, wrong]))
 
 
+class Whole(nn.Module):
+    """Has a layer that nothing runs, and one whose maps nothing is learnt by."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.unused, self.detached = net, nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(self.detached(images).detach())
+        return logits
+
+
 def test_other_errors(images: Tensor) -> None:
     net = tiny_net()
     with pytest.raises(UserError, match="no class activation map called CAM: give one of GradCAM, "):
         class_activation_maps(net, net[0], images, CLASSES, method="CAM")
     with pytest.raises(UserError, match=r"needs a layer .* Linear puts out \(6, 4\)"):
         class_activation_maps(net, net[7], images, CLASSES)
+    whole = Whole(net)
+    for layer in (whole.unused, whole.detached):
+        with pytest.raises(UserError, match=r"not depend on cam_layer, of type Conv2d: name a layer that forward runs"):
+            class_activation_maps(whole, layer, images, CLASSES)
+    net.lock = threading.Lock()
+    with pytest.raises(UserError, match=r"Sequential cannot be copied \(.*lock.*\): keep such things outside"):
+        class_activation_maps(net, net[0], images, CLASSES)
+    del net.lock
     with pytest.raises(ValueError, match="6 images and 5 classes"):
         class_activation_maps(net, net[0], images, CLASSES[:5])
     with pytest.raises(ValueError, match="no part of the network"):

@@ -217,6 +217,14 @@ def test_depthwise_net_takes_widths() -> None:
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     with pytest.raises(UserError, match="one dropout a stage"):
         DepthwiseNet(widths=[[64], [64]], dropout=[0.1])
+    for wrong, said in (
+        ({"widths": [], "dropout": []}, "give at least one stage"),
+        ({"widths": [[0], [8]], "dropout": [0.1, 0.1]}, "widths of at least 1"),
+        ({"padded_blocks": -3}, "padded_blocks is -3: give a number from 0 to 3"),
+        ({"padded_blocks": 4}, "padded_blocks is 4"),
+    ):
+        with pytest.raises(UserError, match=said):
+            DepthwiseNet(**wrong)
     with pytest.raises(UserError, match="one dropout a block"):
         DepthwiseNet(widths=[[64, 64]], dropout=[[0.1]])
 
