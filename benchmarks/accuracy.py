@@ -210,12 +210,12 @@ def main(args: Sequence[str] | None = None) -> None:
             if {key: kept.get(key) for key in same} == same:
                 print(f"{name}: there already (--output FOLDER trains it again, to compare)")
                 return
-        # Of the code that is run, and of a machine that may be another one's hours later.
+        # Of the code that is run, and of a machine whose speed may be another one hours later.
         before = origin()
         figures = measure(recipe, seed, given.data_root, given.hold_out, further, runs_root)
         print(f"{name}: {figures}", flush=True)
         shared = {"at_once": given.at_once} if given.at_once > 1 else {}
-        begun = {"commit": before["commit"], "cpu_tflops_at_start": before["cpu_tflops"]}
+        begun = {"commit": before["commit"], "cpu_tflops_before": before["cpu_tflops"]}
         save(name, {**begun, **same, "data": kind_of(given.data_root), **shared, **figures}, given.output)
 
     seeds = range(given.first_seed, given.first_seed + given.seeds)

@@ -20,6 +20,8 @@ FORMER = RESULTS / "former"
 # Of a CPU that computes in bfloat16, on a fast day and on a slow one; and of one that does not, which takes several
 # times as long.
 EPOCHS = tuple(Path("benchmarks", "results", f"epoch_limit-cpu{of}.json") for of in ("", "-slow_day", "-float32"))
+# What tells CPUs of one name apart.
+GENERATION = ("cpu_family", "cpu_model", "cpu_stepping")
 # TFLOPS in bfloat16 of two cores of the machine of most results: 0.4 on a slow day, 0.9 on a fast one.
 SLOW = 0.6
 VIEWS = {"accuracy_flip": "with flips", "accuracy_multi_view": "with six views"}
@@ -137,7 +139,9 @@ def own_cost(recipe: str, results: Sequence[dict[str, Any]], repository: Path) -
 
 def is_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two machines may be one, on two days."""
-    return all(one.get(key) == other.get(key) for key in ("cpu", "threads", "gpu"))
+    same = all(one.get(key) == other.get(key) for key in ("cpu", "threads", "gpu"))
+    # Of earlier measurements these are not known.
+    return same and all(one.get(key, other.get(key)) == other.get(key, one.get(key)) for key in GENERATION)
 
 
 def is_known(machine: dict[str, Any]) -> bool:
@@ -146,8 +150,8 @@ def is_known(machine: dict[str, Any]) -> bool:
 
 
 def was_slow(result: dict[str, Any]) -> bool:
-    """Whether the machine of a run was slow from beginning to end; of runs before this was noted nobody knows."""
-    speeds = [result[key] for key in ("cpu_tflops_at_start", "cpu_tflops") if key in result]
+    """Whether the machine was slow behind a run and, where that was noted, before it; of some runs nobody knows."""
+    speeds = [result[key] for key in ("cpu_tflops_before", "cpu_tflops") if key in result]
     return bool(speeds) and max(speeds) < SLOW
 
 

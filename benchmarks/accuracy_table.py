@@ -138,7 +138,7 @@ def with_spread(readme: str, repository: Path) -> str:
 
 def rounded_up(points: float) -> float:
     """To a tenth: what is called apart is so."""
-    return math.ceil(10 * points) / 10
+    return math.ceil(round(10 * points, 6)) / 10
 
 
 def with_comparison(readme: str, repository: Path) -> str:

@@ -196,8 +196,8 @@ def existing_folder(text: str) -> str:
 def recipe_name(text: str) -> str:
     """The name of a recipe in configs/."""
     configs = REPOSITORY / "configs"
-    name = Path(text.removeprefix("configs/").removesuffix(".yaml")).as_posix()
-    if not (configs / f"{name}.yaml").is_file():
+    name = Path(text.removeprefix(f"{configs}/").removeprefix("configs/").removesuffix(".yaml")).as_posix()
+    if name.startswith(("/", "..")) or not (configs / f"{name}.yaml").is_file():
         names = sorted(file.relative_to(configs).with_suffix("").as_posix() for file in configs.rglob("*.yaml"))
         raise argparse.ArgumentTypeError(f"there is no {name} in configs/, but {', '.join(names)}")
     return name

@@ -178,6 +178,7 @@ def survive(executor: str, kills: int, folder: Path) -> dict[str, Any]:
     finish([*arguments, f"--trainer.default_root_dir={whole}"], whole / "log")
     seconds = time.monotonic() - begun
     expected = outcome(whole)
+    steps = expected["step"]
     tries: list[dict[str, Any]] = []
     while len(tries) < kills:
         moment = MOMENTS[len(tries) % len(MOMENTS)]
@@ -189,10 +190,11 @@ def survive(executor: str, kills: int, folder: Path) -> dict[str, Any]:
             own.rename(folder / f"ended-{time.monotonic_ns()}")
             continue
         saved = any(own.rglob("last.ckpt"))
+        has_more_to_do = saved and torch.load(next(own.rglob("last.ckpt")), weights_only=True)["global_step"] < steps
         try:
             finish([*mine, "--ckpt_path=last"] if saved else mine, own / "log")
             wrong = differences(expected, outcome(own))
-            wrong += ["it began anew"] if saved and not went_on(own) else []
+            wrong += ["it began anew"] if has_more_to_do and not went_on(own) else []
         except (RuntimeError, StopIteration) as error:
             wrong = [str(error)]
         left = [path.name for path in own.rglob("*.partial")]

@@ -13,7 +13,7 @@ from cifar_lit.compiling import CompilableModule, CompileMode
 from cifar_lit.errors import UserError, check_choice, check_not_negative
 from cifar_lit.optimizers import NesterovSGD, begin_momentum, made
 from cifar_lit.plain import class_path_of, with_plain_values
-from cifar_lit.ranks import several_ranks, share_of_ranks, share_statistics
+from cifar_lit.ranks import several_ranks, share_of_ranks
 from cifar_lit.resuming import ResumableModule
 from cifar_lit.scheduling import ScheduleCallable, new_schedule, tell, validates_later
 from cifar_lit.scores import Scores
@@ -175,9 +175,8 @@ class Classifier(CompilableModule, ResumableModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_validation_epoch_start(self) -> None:
-        """Begins to count, of the network that is saved; one that was broken off may have left something."""
+        """Begins to count; one that was broken off may have left something."""
         self.val_scores.reset()
-        share_statistics(self)
 
     def on_validation_epoch_end(self) -> None:
         """Logs ``val/loss`` and ``val/accuracy``."""

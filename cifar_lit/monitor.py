@@ -1,10 +1,11 @@
 """What the name of a metric tells: whether it improves by falling or by rising, and of which images it is."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pytorch_lightning.callbacks import Callback, EarlyStopping
+from torch import Tensor
 
 from cifar_lit.errors import UserError
 
@@ -53,3 +54,8 @@ def check_early_stopping(callbacks: Iterable[Callback]) -> None:
                     f"EarlyStopping would end a run whose {callback.monitor} improves: give "
                     f"--trainer.callbacks.mode={right}."
                 )
+
+
+def holding(metrics: Mapping[str, Tensor], validates: bool) -> dict[str, Tensor]:
+    """What was logged before and holds as a run goes on: if it validates no more, ``val/…`` is of other weights."""
+    return {name: value for name, value in metrics.items() if validates or not is_of_validation(name)}

@@ -22,7 +22,7 @@ def made(make: Callable[[list[dict[str, Any]]], Optimizer], groups: list[dict[st
     try:
         return make(groups)
     except ValueError as error:
-        raise UserError(f"The optimizer cannot be made ({error}): give other settings, or such as SGD.") from error
+        raise UserError(f"The optimizer cannot be made ({error}): give other settings, or another one.") from error
 
 
 def begin_momentum(optimizer: Optimizer) -> None:

@@ -122,7 +122,7 @@ def let_whole_numbers_count(parser: LightningArgumentParser) -> None:
 
 
 # Of StochasticWeightAveraging, whose settings could not be read again.
-register_type(torch.device, str)
+register_type(torch.device, str, deserializer_exceptions=(RuntimeError, TypeError, ValueError))
 # Callbacks of Lightning have defaults of enumerations, such as Timer, which yaml does not know.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
 

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.hooks import QuicklyNoted
+from cifar_lit.monitor import holding
 from cifar_lit.ranks import of_all_ranks
 from cifar_lit.resumed_settings import take_settings, unnamed_settings
 from cifar_lit.scores import Counted, Scores, together
@@ -137,8 +138,8 @@ class ResumableModule(QuicklyNoted, ABC):
         """Keeps what a running epoch has counted so far, on every rank, and what was logged last, as for a plateau."""
         checkpoint["train_scores"] = of_all_ranks(self.train_scores.so_far())
         checkpoint["validated"] = self._validated
-        metrics = self.trainer.callback_metrics
-        checkpoint["monitored"] = {name: value.detach().cpu() for name, value in metrics.items()}
+        logged = self.trainer.callback_metrics.items()
+        checkpoint["monitored"] = {name: value.detach().cpu() for name, value in logged if isinstance(value, Tensor)}
         if self._batches[0] < math.inf:
             batches, a_step = self._batches
             # As noted when it began: since then another trainer may have had the module.
@@ -175,8 +176,7 @@ class ResumableModule(QuicklyNoted, ABC):
         self._monitored_before = checkpoint.get("monitored", {})
         self._unnamed_before = checkpoint.get("unnamed_settings", [])
         self._progress_before, self._ahead = checkpoint.get("progress", {}), None
-        # Of older checkpoints all epochs had one.
-        self._validated = checkpoint.get("validated", True)
+        self._validated = checkpoint.get("validated", True)  # older checkpoints are of runs that did in every epoch
 
     def _take_live_weights(self, checkpoint: dict[str, Any]) -> None:
         """Goes on from the weights that were trained, where those of the checkpoint are an average that ends here."""
@@ -230,7 +230,7 @@ class ResumableModule(QuicklyNoted, ABC):
         """Puts the settings of this run in the place of those that a resumed checkpoint brought along."""
         # Not before: Lightning resets all metrics when a run begins.
         self.train_scores.go_on_from(*self._scores_before)
-        for name, value in self._monitored_before.items():
+        for name, value in holding(self._monitored_before, self.trainer.enable_validation).items():
             self.trainer.callback_metrics.setdefault(name, value)
         ahead = self.steps_ahead
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()

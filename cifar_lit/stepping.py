@@ -90,6 +90,19 @@ def check_length(trainer: Trainer, by_steps: bool = True) -> None:
                 raise UserError(f"{name} changes the steps of a run that has begun: give {refused[kind]} instead.")
 
 
+def check_due(name: str, every: int, first: int, last: int) -> None:
+    """Refuses an average of every so many steps that a run has none of, from its first to its last one.
+
+    Raises:
+        UserError: So it is.
+    """
+    if last // every * every < max(first, 1):
+        raise UserError(
+            f"{name} averages at every {every}th step, and none of the steps {max(first, 1)} to {last} is one: give a "
+            "smaller every_n_steps, or train longer."
+        )
+
+
 def weight_in_step(trainer: Trainer) -> float:
     """What the current batch's loss is multiplied by for a step's gradient to be the mean over its batches.
 

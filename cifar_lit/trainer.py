@@ -114,9 +114,7 @@ class CifarTrainer(Trainer):
             ckpt_path: A checkpoint whose run's settings to take, where no --config is given: a file, a run's folder, or
                 best or last of the newest run.
         """
-        size = vars(datamodule).get("image_size") if datamodule is not None else None
-        if size is None:
-            size = size_of_images(datamodule, load_checkpoint(self._meant(ckpt_path)) if ckpt_path is not None else {})
+        size = size_of_images(datamodule, load_checkpoint(self._meant(ckpt_path)) if ckpt_path is not None else {})
         output = expanded(output) if output else None
         summarize(model, size, format, output, max_params, min_receptive_field)
 
@@ -183,6 +181,9 @@ class CifarTrainer(Trainer):
     ) -> Any:
         """Predicts the test images or, in float32 on the CPU, one's own pictures.
 
+        A module without a `predict_step` of its own is given a batch's images alone, and what it makes of them, (n, C),
+        is taken for logits: it gives probabilities.
+
         Args:
             model: The model.
             dataloaders: Batches, instead of a data module.
@@ -204,7 +205,7 @@ class CifarTrainer(Trainer):
                     "the test images go to the run's folder."
                 )
             ckpt_path = self._of_folder(ckpt_path)
-            with predicting_probabilities(model):
+            with predicting_probabilities(model or self.lightning_module):
                 return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
         if method is not None and not overlays:
             raise UserError(f"{method} is drawn on overlays: give --overlays, or leave --method out.")
@@ -213,9 +214,7 @@ class CifarTrainer(Trainer):
         folder = _folder(output_dir, checkpoint, "pictures")
         content = load_weights(model, checkpoint)
         class_names, normalize = preprocessing_in(content, checkpoint)
-        # Of data that are given --data.image_size may say another than the run's.
-        size = getattr(datamodule, "image_size", None) or size_of_images(None, content)
-        read = partial(decode, size=size, formats=FORMATS)
+        read = partial(decode, size=size_of_images(datamodule, content), formats=FORMATS)
         table, shown = folder / "predictions.csv", folder / OVERLAYS if overlays else None
         with modes_kept(model):
             predict_pictures(model, read, normalize, expanded(images), table, class_names, shown, method or "GradCAM")

@@ -111,8 +111,8 @@ def write_timed_epochs(folder: Path, *rows: dict[str, Any]) -> None:
     ("machine", "speeds", "where"),
     [
         ({}, [{"cpu_tflops": 0.4}, {"cpu_tflops": 0.4}], "2 CPU cores on a slow day"),
-        ({}, [{"cpu_tflops": 0.4, "cpu_tflops_at_start": 0.4}], "2 CPU cores on a slow day"),
-        ({}, [{"cpu_tflops": 0.4, "cpu_tflops_at_start": 0.9}], "2 CPU cores"),
+        ({}, [{"cpu_tflops": 0.4, "cpu_tflops_before": 0.4}], "2 CPU cores on a slow day"),
+        ({}, [{"cpu_tflops": 0.4, "cpu_tflops_before": 0.9}], "2 CPU cores"),
         ({}, [{"cpu_tflops": 0.4}, {"cpu_tflops": 0.9}], "2 CPU cores"),
         ({}, [{"cpu_tflops": 0.4}, {}], "2 CPU cores"),
         ({"precision": "32-true"}, [{"cpu_tflops": 0.1}], "2 CPU cores in float32"),
@@ -230,6 +230,8 @@ def test_a_cost_is_a_median_on_one_machine_or_about_what_a_timed_epoch_says(tmp_
     assert cost(shared, slow_day=130, settings="trainer: {}") == "about 108 min on 2 CPU cores on a slow day"
     # Rows of two machines are not of two days.
     assert cost(shared, slow_day=130, machine={"threads": 16, "gpu": None}) == "about 50 min on 16 CPU cores"
+    assert not accuracy_figures.is_alike({"cpu_family": "25"}, {"cpu_family": "23"})
+    assert accuracy_figures.is_alike({"cpu_family": "25"}, {})
     slow = {"fit_seconds": 600.0, "machine": {**small, "precision": "32-true"}}
     assert cost(slow) == "10 min on 2 CPU cores in float32"
 

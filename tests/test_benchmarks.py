@@ -856,6 +856,7 @@ def test_survival_sees_a_run_that_began_anew(tmp_path: Path) -> None:
     ("main", "arguments", "said"),
     [
         (accuracy.main, ["resnet21"], "there is no resnet21 in configs/, but depthwise, "),
+        (accuracy.main, ["../configs/resnet20"], "there is no ../configs/resnet20 in configs/, but "),
         (accuracy.main, ["resnet20", "--data_root=nowhere"], "there is no folder nowhere"),
         (accuracy.main, ["resnet20", "--seeds=0"], "0 is less than 1"),
         (epoch_limit.main, ["resnet20", "--epochs=1"], "--epochs has to be at least 2"),
@@ -873,11 +874,10 @@ def test_what_cannot_be_measured_is_told_in_a_line(
 
 
 def test_a_recipe_may_be_given_by_its_file() -> None:
-    assert [measure.recipe_name(name) for name in ("resnet20", "configs/resnet20.yaml", "reference/r1")] == [
-        "resnet20",
-        "resnet20",
-        "reference/r1",
-    ]
+    absolute = str(measure.REPOSITORY / "configs" / "resnet20.yaml")
+    for name in ("resnet20", "configs/resnet20.yaml", absolute):
+        assert measure.recipe_name(name) == "resnet20"
+    assert measure.recipe_name("reference/r1") == "reference/r1"
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "logger": {"errors", "files", "runs"},
     "scores": set(),
     "hooks": set(),
-    "compiling": {"errors"},
+    "compiling": {"errors", "ranks"},
     "views": set(),
     "parameter_kinds": set(),
     "newton_schulz": {"precision"},
@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "scheduling": {"errors", "monitor", "stepping"},
     "stepping": {"errors", "ranks"},
     "resumed_settings": {"plain", "schedules"},
-    "resuming": {"console", "errors", "hooks", "ranks", "resumed_settings", "scores", "stepping"},
+    "resuming": {"console", "errors", "hooks", "monitor", "ranks", "resumed_settings", "scores", "stepping"},
     "classifier": {
         "classes",
         "compiling",

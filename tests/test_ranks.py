@@ -208,8 +208,8 @@ def test_two_ranks_that_go_on_in_the_middle_of_an_epoch_count_all_of_it(tmp_path
     assert whole == resumed
 
 
-# Without shared statistics each rank's are of its own images.
-VALIDATE = """
+# Behind a fit nothing wraps the network: without shared statistics each rank's are of its own images.
+BEHIND = """
 import sys
 from pathlib import Path
 import torch
@@ -231,16 +231,22 @@ for averages in ([], [EMA(start=0.5)]):
     model, data = DepthwiseNet(widths=[[8], [8]], dropout=[0, 0]), DigitsDataModule(batch_size=48)
     trainer.fit(model, data)
     within = trainer.callback_metrics["val/loss"].item()
-    (behind,) = trainer.validate(model, data, keep.best_model_path, weights_only=True)
-    assert within == behind["val/loss"], (within, behind)
+    saved = {"state_dict": torch.load(keep.best_model_path, weights_only=True)["state_dict"]}
+    for evaluate, name in ((trainer.validate, "val/loss"), (trainer.test, "test/loss")):
+        (behind,) = evaluate(model, data)
+        other = DepthwiseNet(widths=[[8], [8]], dropout=[0, 0])
+        other.load_state_dict(saved["state_dict"])
+        (expected,) = evaluate(other, data)
+        assert behind[name] == expected[name], (behind, expected)
+        assert name == "test/loss" or within == expected[name], (within, expected)
 (out / f"rank {trainer.global_rank}").write_text("")
 leave_ranks()
 """
 
 
 @pytest.mark.slow
-def test_what_ranks_validate_is_the_network_that_is_saved(tmp_path: Path) -> None:
-    assert len([*on_ranks(VALIDATE, 2, tmp_path / "run").glob("rank *")]) == 2
+def test_what_ranks_evaluate_is_the_network_that_is_saved(tmp_path: Path) -> None:
+    assert len([*on_ranks(BEHIND, 2, tmp_path / "run").glob("rank *")]) == 2
 
 
 # One rank saves behind the epoch's validation; as many as there are go on from there, with nothing more to count.

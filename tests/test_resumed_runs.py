@@ -223,6 +223,28 @@ def test_the_best_of_another_run_is_not_named_as_this_ones(tmp_path: Path) -> No
     assert str(tmp_path / "behind") in line
 
 
+def test_what_is_validated_no_more_is_no_best(tmp_path: Path) -> None:
+    fit(tmp_path / "begun", 1)
+    alone = Path(shutil.copy(last(tmp_path / "begun"), tmp_path / "mine.ckpt"))
+    _, trainer = fit(tmp_path / "on", 2, alone, limit_val_batches=0)
+    assert not [name for name in trainer.callback_metrics if name.startswith("val/")]
+    assert not [*(tmp_path / "on").rglob("best-*.ckpt")]
+
+
+def test_a_number_among_the_metrics_is_no_obstacle(tmp_path: Path) -> None:
+    class Writes(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            trainer.callback_metrics["mine"] = 0.5  # type: ignore[assignment]
+
+    seed_everything(3)
+    options: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=[Writes(), LastCheckpoint()], **options)
+    loader = DataLoader(Numbered(), 4)
+    trainer.fit(DepthwiseNet(widths=[[8], [8]], dropout=[0.2, 0.2]), loader, loader)
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    assert "mine" not in torch.load(tmp_path / "x.ckpt", weights_only=True)["monitored"]
+
+
 def test_what_was_logged_last_is_there_when_nothing_is_logged_any_more(tmp_path: Path) -> None:
     every: dict[str, Any] = {"check_val_every_n_epoch": 2}
     _, whole = fit(tmp_path / "whole", 3, **every)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
-from cifar_lit.stepping import check_length
+from cifar_lit.stepping import check_due, check_length
 
 
 class _WeightAverage(Callback, ABC):
@@ -25,7 +25,7 @@ class _WeightAverage(Callback, ABC):
     without an average. Before averaging begins, checkpoint and validation have the live weights. Commands that only
     evaluate are left alone.
 
-    On several devices each computes the same average of the parameters; buffers are, as ever, each device's own.
+    On several devices each computes the same average of the parameters; buffers are each one's own until evaluation.
 
     Args:
         start: Share of the run after which averaging begins, in [0, 1).
@@ -91,9 +91,9 @@ class _WeightAverage(Callback, ABC):
         self._step = trainer.global_step
         self._ahead = getattr(pl_module, "steps_ahead", 0)
         self._first_step -= self._ahead
-        name, every, end = type(self).__name__, self.every_n_steps, self._total_steps - self._ahead
-        if end // every * every < max(self._first_step, 1) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            raise UserError(f"{name} averages every {every} steps, and this run ends before: give fewer.")
+        name = type(self).__name__
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_due(name, self.every_n_steps, self._first_step, self._total_steps - self._ahead)
         self._weights = {
             name: weight
             for name, weight in pl_module.state_dict(keep_vars=True).items()

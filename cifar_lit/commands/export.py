@@ -18,7 +18,7 @@ from cifar_lit.checkpoint_content import load_checkpoint
 from cifar_lit.classes import check_classes
 from cifar_lit.commands.evaluation import gather_provenance, image_data, load_weights, normalised_images
 from cifar_lit.commands.learnt_data import preprocessing_in, take_learnt
-from cifar_lit.commands.outputs import logits_of
+from cifar_lit.commands.outputs import outputs_of
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import ready_to_write, write_atomically, writing
@@ -101,7 +101,7 @@ def export(
     images = normalised_images(data, indices)
     # Compiling for a few batches takes longer than they do.
     with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
-        expected: Logits = torch.cat([logits_of(model, images[batch]) for batch in batches]).numpy()
+        expected: Logits = torch.cat([outputs_of(model, images[batch]) for batch in batches]).numpy()
     check_classes(type(model).__name__, expected.shape[1], data, "predict")
 
     said: list[str] = []

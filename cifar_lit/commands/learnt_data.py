@@ -56,9 +56,12 @@ def size_of_images(data: Any, content: Mapping[str, Any]) -> Any:
     """Side in pixels of the images that a network is for, or height and width.
 
     Args:
-        data: That are given, if there are any.
-        content: What a checkpoint holds: it counts before the data do. Empty where there is none.
+        data: That are given, if there are any: what they were told counts most.
+        content: What a checkpoint holds, which counts before what data of their class have; empty where there is none.
     """
+    told = vars(data).get("image_size") if data is not None else None
+    if told is not None:
+        return told
     learnt = data_in(content) or {}
     # Older checkpoints keep it only where it is an argument.
     size = learnt.get("image_size", content.get("datamodule_hyper_parameters", {}).get("image_size"))

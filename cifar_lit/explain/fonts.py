@@ -1,5 +1,6 @@
 """Fonts that have the letters of class names, in whatever script they are."""
 
+import unicodedata
 from collections.abc import Iterable
 from functools import cache
 
@@ -17,10 +18,15 @@ WIDE = (
 
 def lacking(names: Iterable[str]) -> str | None:
     """A line about names with letters that no font here has, which are drawn as boxes; None where there are none."""
-    lacks = [name for name in names if any(ord(letter) not in _letters() for letter in name if not letter.isspace())]
+    lacks = [name for name in names if any(ord(letter) not in _letters() for letter in name if _is_drawn(letter))]
     if not lacks:
         return None
     return f"No font here has all letters of {lacks[0]}, which are drawn as boxes: install one, such as Noto Sans CJK."
+
+
+def _is_drawn(letter: str) -> bool:
+    # Joiners, and what says how the letter before is to look, have no shape of their own.
+    return not letter.isspace() and unicodedata.category(letter) not in ("Cf", "Mn")
 
 
 @cache

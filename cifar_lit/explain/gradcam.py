@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from copy import deepcopy
 from io import StringIO
 from types import MethodType
 from typing import Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cifar_lit.errors import UserError
-from cifar_lit.explain.network import in_the_graph, numpys_random_state_kept
+from cifar_lit.explain.network import copied, in_the_graph, numpys_random_state_kept
 from cifar_lit.explain.placement import cell_lines, enlarge
 
 METHODS = ("GradCAM", "GradCAMPlusPlus", "HiResCAM", "XGradCAM", "LayerCAM", "GradCAMElementWise")
@@ -185,18 +184,14 @@ def _frozen_copy(net: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module
     # Hooks on compiled modules fail or compile anew. From the inside out, as a compiled module may hold another.
     for module in reversed(modules):
         if (uncompiled := getattr(module, "_orig_mod", None)) is not None:
-            copies[id(module)] = deepcopy(uncompiled, copies)
-    try:
-        net = deepcopy(net, copies)
-    except TypeError as error:
-        name = type(net).__name__
-        raise UserError(f"{name} cannot be copied ({error}): keep such things outside of the module.") from error
+            copies[id(module)] = copied(uncompiled, copies)
+    net = copied(net, copies)
     # A compiled function is passed on by deepcopy, with the network that it was compiled of; or it is of the copy.
-    for copied in net.modules():
-        for name, value in vars(copied).items():
+    for module in net.modules():
+        for name, value in vars(module).items():
             if (function := getattr(value, "_torchdynamo_orig_callable", None)) is not None:
                 owner = copies.get(id(getattr(function, "__self__", None)))
-                vars(copied)[name] = function if owner is None else MethodType(function.__func__, owner)
+                vars(module)[name] = function if owner is None else MethodType(function.__func__, owner)
     if id(layer) not in copies:
         raise ValueError(f"The layer, a {type(layer).__name__}, is no part of the network.")
     return net.float().requires_grad_(False), copies[id(layer)]

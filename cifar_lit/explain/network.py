@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -47,6 +49,19 @@ def in_the_graph(layer: nn.Module) -> Iterator[None]:
             f"The logits do not depend on cam_layer, of type {type(layer).__name__}: name a layer that forward runs, "
             "and behind which nothing is detached."
         ) from error
+
+
+def copied(module: Any, copies: dict[int, Any]) -> Any:
+    """A deep copy of a module, where what has been copied before is known by its id.
+
+    Raises:
+        UserError: It holds what cannot be copied.
+    """
+    try:
+        return deepcopy(module, copies)
+    except (TypeError, RuntimeError) as error:
+        name = type(module).__name__
+        raise UserError(f"{name} cannot be copied ({error}): keep such things outside of the module.") from error
 
 
 def cam_layer_of(model: nn.Module) -> nn.Module:

@@ -84,7 +84,7 @@ class Depthwise(nn.Module):
         if not widths or any(width < 1 for stage_widths in widths for width in stage_widths):
             raise UserError(f"widths is {widths}: give at least one stage, and widths of at least 1.")
         if not 0 <= padded_blocks <= max(len(widths[0]), 1):
-            raise UserError(f"padded_blocks is {padded_blocks}: give a number from 0 to {len(widths[0])}.")
+            raise UserError(f"padded_blocks is {padded_blocks}: give a number from 0 to {max(len(widths[0]), 1)}.")
         self.stages = nn.ModuleList()
         self.transitions = nn.ModuleList()
         channels = 3

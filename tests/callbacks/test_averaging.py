@@ -468,9 +468,9 @@ def test_what_excludes_averaging_says_so(tmp_path: Path) -> None:
         fit(EMA(), Lookahead())
     with pytest.raises(UserError, match="leave save_weights_only out"):
         fit(EMA(), ModelCheckpoint(tmp_path, save_weights_only=True))
-    with pytest.raises(UserError, match="Lookahead averages every 1000 steps, and this run ends before: give fewer"):
+    with pytest.raises(UserError, match="Lookahead averages at every 1000th step, and none of the steps 1 to "):
         fit(Lookahead(every_n_steps=1000))
-    with pytest.raises(UserError, match="EMA averages every 6 steps"):
+    with pytest.raises(UserError, match="EMA averages at every 6th step, and none of the steps 10 to 11 is one"):
         fit(EMA(start=0.9, every_n_steps=6), max_steps=11, max_epochs=-1)
     # A trial of a run that is longer.
     fit(Lookahead(every_n_steps=1000), fast_dev_run=2)

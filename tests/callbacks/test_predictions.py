@@ -2,6 +2,8 @@
 
 import csv
 import math
+import pickle
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch.utils.data import DataLoader, TensorDataset
 
 from cifar_lit.callbacks.predictions import PredictionTable, Row
+from cifar_lit.commands.outputs import _predict_step
 from cifar_lit.errors import UserError
+from cifar_lit.trainer import CifarTrainer
 
 
 def written(folder: Path, rows: list[Row], **data: Any) -> list[list[str]]:
@@ -115,6 +120,39 @@ def test_numbers_for_other_classes_than_the_datas_are_no_table(tmp_path: Path) -
     with pytest.raises(UserError, match="NoneType predicts 3 numbers for an image, and the data have 2 classes"):
         written(tmp_path, [(0, 0, [1.0, 0.0, 0.0])])
     assert not (tmp_path / "predictions.csv").exists()
+
+
+class Plain(LightningModule):
+    """Has no `predict_step`; its forward gives logits, or one number an image."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Of their first pixels."""
+        return 10 * images[:, 0, 0, : self.classes]
+
+
+def test_of_a_module_without_a_predict_step_probabilities_are_made(tmp_path: Path) -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = CifarTrainer(accelerator="cpu", callbacks=[PredictionTable(tmp_path)], **quiet)
+    images = torch.rand(6, 3, 4, 4)
+    loaders = [DataLoader(TensorDataset(images, torch.arange(6) % 3), 4) for _ in range(2)]
+    model = Plain()
+    first, second = trainer.predict(model, loaders)
+    torch.testing.assert_close(torch.cat(first), (10 * images[:, 0, 0, :3]).softmax(1))
+    torch.testing.assert_close(torch.cat(first), torch.cat(second))
+    # Lightning's again, and no other module's.
+    assert "predict_step" not in vars(model)
+    # The module of the run before.
+    (again,) = (torch.cat(found) for found in [trainer.predict(dataloaders=loaders[0])])
+    torch.testing.assert_close(again, torch.cat(first))
+    # One number is no choice among classes.
+    alone = torch.cat(CifarTrainer(accelerator="cpu", **quiet).predict(Plain(1), loaders[0]))
+    torch.testing.assert_close(alone, 10 * images[:, 0, 0, :1])
+    assert is_param_in_hook_signature(partial(_predict_step, model), "batch_idx", min_args=2)
+    pickle.loads(pickle.dumps(partial(_predict_step, model)))
 
 
 def test_a_module_without_probabilities_is_told_that_nothing_is_written(

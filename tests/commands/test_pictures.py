@@ -22,6 +22,7 @@ from cifar_lit.commands.evaluation import load_weights
 from cifar_lit.commands.learnt_data import preprocessing_in, size_of_images
 from cifar_lit.commands.picture_files import EXTENSIONS, FORMATS
 from cifar_lit.commands.pictures import predict_pictures
+from cifar_lit.data import DigitsDataModule
 from cifar_lit.data.image_folder import decode
 from cifar_lit.errors import UserError
 
@@ -335,10 +336,12 @@ def test_pictures_are_made_as_large_as_the_images_that_were_learnt(folder: Path)
     learnt = {"Data": {"class_names": ["a"], "mean": 0, "std": 1, "image_size": (24, 40)}}
     for content, data, size in (
         (learnt, None, (24, 40)),
-        (learnt, given, (24, 40)),
+        (learnt, given, 48),
+        (learnt, DigitsDataModule(), (24, 40)),
         # Of an older version.
-        ({"datamodule_hyper_parameters": {"image_size": 16}}, given, 16),
+        ({"datamodule_hyper_parameters": {"image_size": 16}}, DigitsDataModule(), 16),
         ({}, given, 48),
+        ({}, DigitsDataModule(), 32),
         ({}, None, 32),
     ):
         assert size_of_images(data, content) == size
