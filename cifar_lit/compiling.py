@@ -9,7 +9,6 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from cifar_lit.errors import UserError
-from cifar_lit.ranks import share_statistics
 
 # What torch says on a CPU, and Triton on a GPU.
 WITHOUT_COMPILER = re.compile(r"No working C\+\+ compiler|Failed to find C compiler|Compiler: ")
@@ -69,18 +68,6 @@ class CompilableModule(LightningModule):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._compiled = self._new_compiled()
-
-    def on_validation_start(self) -> None:
-        """Lets all ranks evaluate the network that is saved."""
-        share_statistics(self)
-
-    def on_test_start(self) -> None:
-        """As `on_validation_start`."""
-        share_statistics(self)
-
-    def on_predict_start(self) -> None:
-        """As `on_validation_start`."""
-        share_statistics(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Maps normalised images, float (N, 3, H, W), to logits (N, C).

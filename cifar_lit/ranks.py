@@ -36,20 +36,6 @@ def share_of_ranks(images: int, device: torch.device) -> Tensor:
     return images * dist.get_world_size() / total
 
 
-@torch.no_grad()
-def share_statistics(module: nn.Module) -> None:
-    """Gives each rank the first one's floating-point buffers, such as BatchNorm's statistics, which is what is saved.
-
-    Each rank's own are of its images. DistributedDataParallel does so before a step, but not for an evaluation behind a
-    fit, nor while gradients are gathered. All ranks must ask.
-    """
-    for buffer in module.buffers() if several_ranks() else ():
-        if buffer.is_floating_point():
-            shared = buffer.contiguous()
-            dist.broadcast(shared, 0)
-            buffer.copy_(shared)
-
-
 def dealt_in_turn(seen: int, count: int, rank: int, ranks: int) -> NDArray[np.int64]:
     """Places in a data set of a rank's next images, int64 (count,), where ranks take turns as in a DistributedSampler.
 

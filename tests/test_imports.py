@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "logger": {"errors", "files", "runs"},
     "scores": set(),
     "hooks": set(),
-    "compiling": {"errors", "ranks"},
+    "compiling": {"errors"},
     "views": set(),
     "parameter_kinds": set(),
     "newton_schulz": {"precision"},

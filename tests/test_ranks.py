@@ -208,7 +208,7 @@ def test_two_ranks_that_go_on_in_the_middle_of_an_epoch_count_all_of_it(tmp_path
     assert whole == resumed
 
 
-# Behind a fit nothing wraps the network: without shared statistics each rank's are of its own images.
+# BatchNorm's statistics are of each rank's own images, and an average of them is, too.
 BEHIND = """
 import sys
 from pathlib import Path

@@ -25,7 +25,7 @@ class _WeightAverage(Callback, ABC):
     without an average. Before averaging begins, checkpoint and validation have the live weights. Commands that only
     evaluate are left alone.
 
-    On several devices each computes the same average of the parameters; buffers are each one's own until evaluation.
+    On several devices each computes the same average of the parameters; buffers are, as ever, each device's own.
 
     Args:
         start: Share of the run after which averaging begins, in [0, 1).
