@@ -75,6 +75,13 @@ class PredictionTable(Callback):
             raise UserError(
                 f"The network's output for {lost:,} of {len(rows):,} images is no number: training diverged."
             )
+        classes = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        # Seen by all ranks, of which none is to wait for another.
+        if rows and classes and len(classes) != len(rows[0][2]):
+            raise UserError(
+                f"{type(pl_module).__name__} predicts {len(rows[0][2])} numbers for an image, and the data have "
+                f"{len(classes)} classes: no table is written."
+            )
         if not trainer.is_global_zero or not self._batches:
             return
         if not rows:
@@ -83,13 +90,7 @@ class PredictionTable(Callback):
                 "shape (n, classes) for each batch."
             )
             return
-        classes = getattr(getattr(trainer, "datamodule", None), "class_names", None) or range(len(rows[0][2]))
-        if len(classes) != len(rows[0][2]):
-            raise UserError(
-                f"{type(pl_module).__name__} predicts {len(rows[0][2])} numbers for an image, and the data have "
-                f"{len(classes)} classes: no table is written."
-            )
-        classes = [printable(str(name)) for name in classes]
+        classes = [printable(str(name)) for name in classes or range(len(rows[0][2]))]
         files = getattr(getattr(trainer, "datamodule", None), "test_files", None)
         table = io.StringIO(newline="")
         writer = csv.writer(table)
