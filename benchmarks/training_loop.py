@@ -159,7 +159,11 @@ def bar_seconds(steps: int = 20_000) -> float:
     # A terminal that nobody reads is full one day.
     threading.Thread(target=_read_on, args=(reading,), daemon=True).start()
     trainer: Any = SimpleNamespace(
-        estimated_stepping_batches=steps, global_step=1, lightning_module=None, accumulate_grad_batches=1
+        estimated_stepping_batches=steps,
+        global_step=1,
+        lightning_module=None,
+        accumulate_grad_batches=1,
+        callbacks=[],
     )
     with os.fdopen(writing, "w") as terminal, redirect_stderr(terminal):
         bar = EpochProgress()

@@ -166,7 +166,9 @@ def test_a_try_is_of_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(tuning, "attempt", attempt)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
     for folder in ("here", "there", "here"):
+        Path(folder).mkdir(exist_ok=True)
         tuning.main(["quickstart", f"--output={tmp_path}", f"--data_root={folder}", "--options", "--model.tta=none"])
     assert tried == ["here", "there"]
 
@@ -358,7 +360,7 @@ def test_a_pages_figures_are_a_result(tmp_path: Path, monkeypatch: pytest.Monkey
     def explain(*arguments: str) -> tuple[float, str]:
         assert arguments[:2] == ("explain", "--ckpt_path=last")
         given = dict(argument.partition("=")[::2] for argument in arguments)
-        assert given["--trainer.default_root_dir"] == str(tmp_path / "net" / "seed-3")
+        assert given["--trainer.default_root_dir"] == str(tmp_path / "resnet20" / "seed-3")
         where = {"seed": "3", "epoch": "50", "commit": "abc", "trained with": "torch", "test data SHA-256": "0"}
         metrics = {"accuracy": 0.5, "confusion": [[1]], "provenance": {**where, "data root": "/here"}}
         folder = Path(given["--output_dir"])
@@ -368,11 +370,11 @@ def test_a_pages_figures_are_a_result(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(page, "command", explain)
     with pytest.raises(SystemExit, match="holds no run that was trained to its end"):
-        page.main(["net", f"--runs={tmp_path}", f"--output={tmp_path}"])
-    (tmp_path / "net" / "seed-3").mkdir(parents=True)
-    (tmp_path / "net" / "seed-3" / "asked.json").touch()
-    page.main(["net", "--seed=3", f"--runs={tmp_path}", f"--output={tmp_path}"])
-    text = (tmp_path / "page-net.json").read_text()
+        page.main(["resnet20", f"--runs={tmp_path}", f"--output={tmp_path}"])
+    (tmp_path / "resnet20" / "seed-3").mkdir(parents=True)
+    (tmp_path / "resnet20" / "seed-3" / "asked.json").touch()
+    page.main(["resnet20", "--seed=3", f"--runs={tmp_path}", f"--output={tmp_path}"])
+    text = (tmp_path / "page-resnet20.json").read_text()
     found = json.loads(text)
     assert (found["accuracy"], found["seed"], found["trained_at_commit"]) == (0.5, "3", "abc")
     assert found["commit"] != "abc"

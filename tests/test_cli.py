@@ -1126,10 +1126,6 @@ def test_number_of_classes_flows_from_the_data() -> None:
     ("args", "expected"),
     [
         (
-            "--trainer.barebones=true",
-            "--trainer.barebones leaves out progress, curves and checkpoints, which every run",
-        ),
-        (
             "--trainer.callbacks+=MisclassifiedPanel",
             "Every run has MisclassifiedPanel: give its settings as --misclass",
         ),

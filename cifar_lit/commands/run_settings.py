@@ -79,7 +79,7 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
                 stand_in["init_args"]["image_size"] = settings.data.init_args.image_size
             settings.data = dict_to_namespace(stand_in)
     trainer = settings.trainer
-    _check_trainer(trainer)
+    _check_callbacks(trainer)
     if pictures or command in IN_ONE_PROCESS:
         # Without what only training needs, such as a run's own ModelCheckpoint. Of pictures nothing is logged: the
         # checkpoint's run may be somebody else's.
@@ -97,12 +97,8 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
         settings.method = settings.gradcam.method
 
 
-def _check_trainer(trainer: Any) -> None:
-    """Refuses what every run has of its own already, or cannot do without."""
-    if getattr(trainer, "barebones", False):
-        raise UserError(
-            "--trainer.barebones leaves out progress, curves and checkpoints, which every run here has: leave it out."
-        )
+def _check_callbacks(trainer: Any) -> None:
+    """Refuses what every run has of its own already."""
     given = getattr(trainer, "callbacks", None) or []
     for callback in given if isinstance(given, list) else [given]:
         package, _, name = str(callback.class_path).rpartition(".")
