@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import JPEG_IMAGES, REPOSITORY, existing_folder, images_of, parser, positive, read, save
+from benchmarks.measure import REPOSITORY, images_of, images_parser, positive, read, save
 
 RECIPE = str(REPOSITORY / "configs" / "resnet20.yaml")
 QUICK = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=300", "--trainer.limit_val_batches=1"]
@@ -38,10 +38,7 @@ def command(*arguments: str) -> tuple[float, float]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/explain.json``."""
-    options = parser(__doc__)
-    options.add_argument(
-        "--images", type=existing_folder, default=str(JPEG_IMAGES), help="folder with train/<class>/ and test/<class>/"
-    )
+    options = images_parser(__doc__)
     options.add_argument("--ckpt_path", type=Path)
     options.add_argument("--rounds", type=positive, default=3)
     given = options.parse_args(args)

@@ -120,28 +120,27 @@ def of_race(given: Settings) -> Part:
     with mock.patch("torch.cuda.empty_cache"):
         ours(given.seeds)
         if given.airbench is None:
-            for latest in _alternate({"speed": ours}, given.seeds):
-                yield {**recipe, **latest}
+            yield from _alternate({"speed": ours}, given.seeds, recipe)
             return
         data = ImageFolderDataModule(given.data_root) if given.data_root else NoiseDataModule(given.sizes.images)
         # Whatever becomes of theirs.
-        for latest in _alternate({"speed": ours}, 1):
-            yield {**recipe, **latest}
+        for latest in _alternate({"speed": ours}, 1, recipe):
+            yield latest
         try:
             with airbench(given.airbench, data) as theirs:
-                for latest in _alternate({"airbench": theirs, "speed": ours}, given.seeds):
-                    yield {**recipe, **latest}
+                for latest in _alternate({"airbench": theirs, "speed": ours}, given.seeds, recipe):
+                    yield latest
         except Exception as error:  # Of a program that is not ours.
-            yield {**recipe, **latest, "race_error": repr(error)[-2000:]}
+            yield {**latest, "race_error": repr(error)[-2000:]}
 
 
-def _alternate(contenders: dict[str, Run], seeds: int) -> Part:
+def _alternate(contenders: dict[str, Run], seeds: int, recipe: dict[str, Any]) -> Part:
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for seed in range(seeds):
         for name, contender in contenders.items():
             runs[name].append(contender(seed))
             print(name, runs[name][-1], flush=True)
-        figures: dict[str, Any] = {
+        figures: dict[str, Any] = recipe | {
             name: summary(**{figure: [run[figure] for run in own] for figure in own[0]}) for name, own in runs.items()
         }
         if len(contenders) > 1:

@@ -20,6 +20,8 @@ from PIL import Image
 from cifar_lit.console import hush_libraries
 from cifar_lit.data import CIFAR10DataModule
 
+# Where they are put unless told otherwise.
+PLACE = Path("data", "cifar10-jpeg")
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 # Pillow's own default, with which it halves the resolution of colours in both directions (4:2:0).
 QUALITY = 75
@@ -59,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Writes and compares."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--root", default="data", help="holds CIFAR-10, or will")
-    options.add_argument("--to", type=Path, default=Path("data", "cifar10-jpeg"), help="folder for the JPEG images")
+    options.add_argument("--to", type=Path, default=PLACE, help="folder for the JPEG images")
     given = options.parse_args(args)
     hush_libraries()
     data = CIFAR10DataModule(root=given.root)

@@ -32,8 +32,6 @@ RESULTS = Path(__file__).with_name("results")
 DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": torch.float32}
 # Times a piece of work is timed, after once that does not count; and side of a matrix that takes a moment of that.
 REPEATS, SHORT_SIDE = 10, 1024
-# Where `benchmarks.jpeg_images` puts them unless told otherwise.
-JPEG_IMAGES = Path("data", "cifar10-jpeg")
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "albumentations", "numpy")
 # Names the commit where what is measured is a copy without git.
 COMMIT_VARIABLE = "CIFAR_LIT_COMMIT"
@@ -188,7 +186,7 @@ def positive(text: str) -> int:
 def existing_folder(text: str) -> str:
     """One that exists."""
     if not Path(text).is_dir():
-        how = f": python -m benchmarks.jpeg_images makes {JPEG_IMAGES}" if Path(text) == JPEG_IMAGES else ""
+        how = f": python -m benchmarks.jpeg_images makes {text}" if Path(text) == jpeg_images.PLACE else ""
         raise argparse.ArgumentTypeError(f"there is no folder {text}{how}")
     return text
 
@@ -210,6 +208,18 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
         "--data_root",
         type=existing_folder,
         help="folder with train/<class>/ and test/<class>/ instead of the recipe's data",
+    )
+    return new
+
+
+def images_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser for what wants real images, by default those of `benchmarks.jpeg_images`."""
+    new = parser(description)
+    new.add_argument(
+        "--images",
+        type=existing_folder,
+        default=str(jpeg_images.PLACE),
+        help="folder with train/<class>/ and test/<class>/",
     )
     return new
 

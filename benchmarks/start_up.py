@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from pytorch_lightning import Callback, Trainer
 
-from benchmarks.measure import JPEG_IMAGES, existing_folder, parser, positive, save
+from benchmarks.measure import images_parser, positive, save
 from cifar_lit.data import ImageFolderDataModule
 from cifar_lit.data.images import Images
 
@@ -58,10 +58,7 @@ def write_batches(images: Images, folder: Path, names: list[str]) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Measures and writes ``results/start_up.json``."""
-    options = parser(__doc__)
-    options.add_argument(
-        "--images", type=existing_folder, default=str(JPEG_IMAGES), help="folder with train/<class>/ and test/<class>/"
-    )
+    options = images_parser(__doc__)
     options.add_argument("--rounds", type=positive, default=3)
     given = options.parse_args(args)
     with tempfile.TemporaryDirectory() as name:

@@ -133,9 +133,15 @@ def strike(arguments: Sequence[str], folder: Path, moment: str, seconds: float, 
     return False
 
 
+def last_checkpoint(folder: Path) -> dict[str, Any]:
+    """What the last checkpoint of the run in a folder holds."""
+    content: dict[str, Any] = torch.load(next(folder.rglob("last.ckpt")), weights_only=True)
+    return content
+
+
 def outcome(folder: Path) -> dict[str, Any]:
     """What a run ended in: its last checkpoint's tensors by place, and its scalars by chart and step."""
-    checkpoint = torch.load(next(folder.rglob("last.ckpt")), weights_only=True)
+    checkpoint = last_checkpoint(folder)
     found: dict[str, Any] = {"epoch": checkpoint["epoch"], "step": checkpoint["global_step"]}
     for name, value in checkpoint["state_dict"].items():
         found[f"weights {name}"] = value
@@ -154,8 +160,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def went_on(folder: Path) -> bool:
     """Whether the last start of a run went on from a step, and did not begin it anew, which would end as it does."""
-    checkpoint = torch.load(next(folder.rglob("last.ckpt")), weights_only=True)
-    return bool(checkpoint["provenance"][-1]["from_step"] > 0)
+    return bool(last_checkpoint(folder)["provenance"][-1]["from_step"] > 0)
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -178,7 +183,6 @@ def survive(executor: str, kills: int, folder: Path) -> dict[str, Any]:
     finish([*arguments, f"--trainer.default_root_dir={whole}"], whole / "log")
     seconds = time.monotonic() - begun
     expected = outcome(whole)
-    steps = expected["step"]
     tries: list[dict[str, Any]] = []
     while len(tries) < kills:
         moment = MOMENTS[len(tries) % len(MOMENTS)]
@@ -190,7 +194,7 @@ def survive(executor: str, kills: int, folder: Path) -> dict[str, Any]:
             own.rename(folder / f"ended-{time.monotonic_ns()}")
             continue
         saved = any(own.rglob("last.ckpt"))
-        has_more_to_do = saved and torch.load(next(own.rglob("last.ckpt")), weights_only=True)["global_step"] < steps
+        has_more_to_do = saved and last_checkpoint(own)["global_step"] < expected["step"]
         try:
             finish([*mine, "--ckpt_path=last"] if saved else mine, own / "log")
             wrong = differences(expected, outcome(own))

@@ -33,13 +33,11 @@ from torchvision import transforms as T
 
 from benchmarks.measure import (
     DTYPES,
-    JPEG_IMAGES,
     REPOSITORY,
-    existing_folder,
     images_of,
+    images_parser,
     now,
     on_this,
-    parser,
     positive,
     ratio,
     save,
@@ -259,10 +257,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
     Where `fit` computes in float32 it is ``…-float32.json``, where it is compiled ``…-compiled.json``.
     """
-    options = parser(__doc__)
-    options.add_argument(
-        "--images", type=existing_folder, default=str(JPEG_IMAGES), help="folder with train/<class>/ and test/<class>/"
-    )
+    options = images_parser(__doc__)
     options.add_argument("--rounds", type=positive, default=15)
     options.add_argument("--batch_size", type=positive, default=128)
     options.add_argument("--steps", type=positive, default=20, help="steps of a turn")

@@ -205,7 +205,7 @@ class CifarTrainer(Trainer):
                     "the test images go to the run's folder."
                 )
             ckpt_path = self._of_folder(ckpt_path)
-            with predicting_probabilities(model or self.lightning_module):
+            with predicting_probabilities(self.lightning_module if model is None else model):
                 return super().predict(model, dataloaders, datamodule, return_predictions, ckpt_path, weights_only)
         if method is not None and not overlays:
             raise UserError(f"{method} is drawn on overlays: give --overlays, or leave --method out.")
