@@ -31,7 +31,7 @@ def command(*arguments: str) -> tuple[float, float]:
     process = subprocess.Popen([sys.executable, "-m", "cifar_lit", *arguments], env=environment)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise RuntimeError(f"{arguments[0]} ended with status {status}.")
+        raise RuntimeError(f"{arguments[0]} ended with status {os.waitstatus_to_exitcode(status)}.")
     # On Linux in KiB.
     return time.perf_counter() - begun, usage.ru_maxrss / 2**20
 

@@ -3,32 +3,16 @@
 python -m benchmarks.quickstart [--seeds 3]
 """
 
-import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.measure import parser, positive, save, settings_of
+from benchmarks.commands import command
+from benchmarks.measure import REPOSITORY, parser, positive, save, settings_of
+from benchmarks.time_to_accuracy import accuracies
 
-CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
-
-
-def run(folder: str, *command: str) -> str:
-    """What a command prints."""
-    done = subprocess.run(
-        [sys.executable, "-m", "cifar_lit", *command],
-        cwd=folder,
-        env=os.environ,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return done.stdout
+CONFIG = REPOSITORY / "configs" / "quickstart.yaml"
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -39,12 +23,12 @@ def main(args: Sequence[str] | None = None) -> None:
     seconds, last, test = [], [], []
     for seed in range(given.seeds):
         with tempfile.TemporaryDirectory() as folder:
-            begun = time.perf_counter()
-            fit = run(folder, "fit", "--config", str(CONFIG), f"--seed_everything={seed}")
-            seconds.append(round(time.perf_counter() - begun, 1))
-            last.append(float(re.findall(r"val loss [\d.]+, accuracy +([\d.]+)%", fit)[-1]))
-            tested = run(folder, "test", "--ckpt_path=last")
-            test.append(round(100 * float(re.findall(r"test/accuracy +([\d.]+)", tested)[0]), 2))
+            root = f"--trainer.default_root_dir={folder}"
+            fit_seconds, fitted = command("fit", f"--config={CONFIG}", f"--seed_everything={seed}", root)
+            _, tested = command("test", "--ckpt_path=last", root)
+            seconds.append(round(fit_seconds, 1))
+            last.append(float(re.findall(r"val loss [\d.]+, accuracy +([\d.]+)%", fitted)[-1]))
+            test.append(accuracies(tested)["accuracy"])
         print(f"seed {seed}: {seconds[-1]} s, val {last[-1]} %, test {test[-1]} %", flush=True)
     save(
         "quickstart",

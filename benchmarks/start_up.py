@@ -8,8 +8,6 @@ CIFAR-10 is read from disk in its published layout; where only an image folder i
 import os
 import pickle
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -19,13 +17,15 @@ from typing import Any
 import numpy as np
 from pytorch_lightning import Callback, Trainer
 
-from benchmarks.measure import images_parser, positive, save
+from benchmarks.commands import command
+from benchmarks.measure import REPOSITORY, images_parser, positive, save
 from cifar_lit.data import ImageFolderDataModule
 from cifar_lit.data.images import Images
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = REPOSITORY / "configs"
 DEEPEST = "ResNet-1001 v2"
 BEGUN = "CIFAR_LIT_BENCHMARK_BEGUN"
+SAID = "first step after"
 
 
 class FirstStep(Callback):
@@ -33,18 +33,15 @@ class FirstStep(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Behind the first step."""
-        print(f"first step after {time.time() - float(os.environ[BEGUN]):.2f} s", flush=True)
+        print(f"{SAID} {time.time() - float(os.environ[BEGUN]):.2f} s", flush=True)
         os._exit(0)
 
 
-def seconds(*command: str) -> tuple[float, str]:
-    """How long a command takes, and what it prints."""
-    begun = time.time()
-    environment = {**os.environ, BEGUN: str(begun)}
-    done = subprocess.run(
-        [sys.executable, "-m", "cifar_lit", *command], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return time.time() - begun, done.stdout
+def first_step(*arguments: str) -> float:
+    """Seconds from a command of the command line to its first training step."""
+    os.environ[BEGUN] = str(time.time())
+    _, printed = command("fit", *arguments, "--trainer.callbacks+=benchmarks.start_up.FirstStep")
+    return float(printed.split(SAID)[1].split()[0])
 
 
 def write_batches(images: Images, folder: Path, names: list[str]) -> None:
@@ -67,15 +64,14 @@ def main(args: Sequence[str] | None = None) -> None:
         data = ImageFolderDataModule(given.images)
         write_batches(data.load("train"), batches, [f"data_batch_{i}" for i in range(1, 6)])
         write_batches(data.load("test"), batches, ["test_batch"])
-        fit = ["fit", "--config", str(CONFIGS / "resnet20.yaml"), "--data.root", name, "--trainer.logger=false",
-               "--trainer.callbacks+=benchmarks.start_up.FirstStep"]  # fmt: skip
-        first_steps = [float(seconds(*fit)[1].split("first step after ")[1].split()[0]) for _ in range(given.rounds)]
+        fit = [f"--config={CONFIGS / 'resnet20.yaml'}", f"--data.root={name}", "--trainer.logger=false"]
+        first_steps = [first_step(*fit) for _ in range(given.rounds)]
     print("first training step:", first_steps)
     recipes = {str(path.relative_to(CONFIGS)): [str(path)] for path in sorted(CONFIGS.rglob("*.yaml"))}
     deepest = {DEEPEST: [str(CONFIGS / "resnet110_v2.yaml"), "--model.depth=1001"]}
     summaries: dict[str, float] = {}
     for label, arguments in {**recipes, **deepest}.items():
-        runs = [seconds("summary", "--config", *arguments)[0] for _ in range(given.rounds)]
+        runs = [command("summary", "--config", *arguments)[0] for _ in range(given.rounds)]
         summaries[label] = round(statistics.median(runs), 2)
         print(f"summary {label}: {summaries[label]} s", flush=True)
     save(

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import cifar_lit.callbacks
 import cifar_lit.data
 import cifar_lit.models
 import cifar_lit.optimizers
-import cifar_lit.schedules  # noqa: F401
+import cifar_lit.schedules
 from cifar_lit import parsing
 from cifar_lit.allocator import keep_freed_memory
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
@@ -53,6 +54,7 @@ RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary", "fit")
 PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusion": ConfusionPanel}
 _CLASSES_GIVEN = ("--model.num_classes", "--model.init_args.num_classes")
+VERSION = f"{cifar_lit.__version__} (torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')})"
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
 
@@ -88,6 +90,7 @@ class CifarCLI(LightningCLI):
             parser_kwargs={
                 "prog": "cifar-lit",
                 "description": "Train, measure and understand small image classifiers.",
+                "version": VERSION,
                 **strict,
                 **{command: {"usage": usage.format(command), **shared} for command in commands},
             },

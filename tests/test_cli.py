@@ -31,6 +31,7 @@ from PIL import Image
 from pytorch_lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import cifar_lit
 from cifar_lit.callbacks.checkpoint import LastCheckpoint
 from cifar_lit.checkpoint_content import data_in, load_checkpoint
 from cifar_lit.cli import DEFAULTS, CifarCLI, main
@@ -1581,6 +1582,15 @@ def test_help_needs_no_run(command: str, capsys: pytest.CaptureFixture[str]) -> 
         main([command, "--model.help", "DepthwiseNet"])
     assert caught.value.code == 0
     assert "Channels of the blocks of each stage" in capsys.readouterr().out
+
+
+def test_version_is_all_that_a_report_of_a_problem_wants(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"cifar-lit {cifar_lit.__version__} ")
+    assert f"torch {torch.__version__}," in line
 
 
 def test_help_says_what_a_command_does_to_the_end_of_the_sentence(capsys: pytest.CaptureFixture[str]) -> None:
