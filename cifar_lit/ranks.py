@@ -65,7 +65,10 @@ def share_batch_norm_on_cpu(trainer: Trainer) -> None:
 
 
 class SharedBatchNorms(LayerSync):
-    """Puts `SharedBatchNorm2d` in the place of a model's BatchNorm layers while it trains, and those back behind it."""
+    """Puts `SharedBatchNorm2d` in the place of a model's BatchNorm2d while it trains, and those back behind it.
+
+    Layers of other dimensions, which no model for images here has, stay each rank's own.
+    """
 
     def __init__(self) -> None:
         self._layers: dict[SharedBatchNorm2d, nn.BatchNorm2d] = {}

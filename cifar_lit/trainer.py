@@ -15,7 +15,7 @@ from cifar_lit.commands.outputs import predicting_probabilities
 from cifar_lit.commands.picture_files import FORMATS, OVERLAYS
 from cifar_lit.commands.pictures import predict_pictures
 from cifar_lit.commands.summary import Format, summarize
-from cifar_lit.data.image_folder import decode
+from cifar_lit.data.decoding import decode
 from cifar_lit.errors import UserError
 from cifar_lit.files import expanded
 from cifar_lit.runs import BEST, LAST, find_checkpoint, run_of

@@ -39,7 +39,7 @@ from cifar_lit.commands.evaluation import gather_provenance
 from cifar_lit.commands.run_settings import suit
 from cifar_lit.console import hush_libraries, one_line
 from cifar_lit.data import CIFAR10DataModule, DigitsDataModule
-from cifar_lit.data.image_folder import decode
+from cifar_lit.data.decoding import decode
 from cifar_lit.errors import UserError
 from cifar_lit.logger import logger_of
 from cifar_lit.models import ResNetV1

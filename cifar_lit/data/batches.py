@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from cifar_lit.data.worker_processes import end_workers_at_exit, leave_signals_to_the_run, spoken_plainly
+from cifar_lit.data.worker_processes import begin_worker, end_workers_at_exit, spoken_plainly
 from cifar_lit.errors import UserError
 
 Batch = tuple[Tensor, Tensor]
@@ -200,7 +200,7 @@ class BatchLoader:
             pin_memory=pin_memory,
             # Starting workers anew costs seconds in every epoch where processes are spawned.
             persistent_workers=num_workers > 0,
-            worker_init_fn=leave_signals_to_the_run,
+            worker_init_fn=begin_worker,
             # Its own, so that the loader takes nothing from the global generator.
             generator=torch.Generator(),
         )

@@ -15,10 +15,18 @@ from cifar_lit.data.device_batches import DeviceBatches
 from cifar_lit.data.device_executor import unsupported
 from cifar_lit.data.executor_choice import Executor, runs_on_device, tell_of_another_size
 from cifar_lit.data.images import Images, stratified_split
-from cifar_lit.data.scaling import Transform, scaling_of, tell_of_another_scaling
-from cifar_lit.data.statistics import Statistics, channel_statistics, learnt_statistics, normalised, statistics_of
+from cifar_lit.data.scaling import Transform, check_floats, listed, scaling_of, tell_of_another_scaling
+from cifar_lit.data.statistics import (
+    Normalization,
+    Statistics,
+    channel_statistics,
+    learnt_statistics,
+    normalised,
+    statistics_of,
+)
 from cifar_lit.data.worker_executor import WorkerExecutor
-from cifar_lit.errors import UserError
+from cifar_lit.data.worker_processes import default_workers
+from cifar_lit.errors import check_choice, check_whole
 from cifar_lit.plain import keep_plain
 
 
@@ -32,7 +40,7 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: Training images in a batch, over all devices together.
         val_size: Training images held out for validation, stratified: a number, or below 1 a share. 0 validates on
             the test split, as many published systems do; their best epoch is then chosen by the test split.
-        transforms: albumentations transforms for training images, applied in this order.
+        transforms: albumentations transforms for training images, applied in this order; or one, such as a Compose.
         executor: Who applies them: ``device`` a whole batch at a time, on the device where the data set then lives;
             ``workers`` image by image with albumentations itself; ``auto`` is ``device`` if it can run all of them.
         normalize: Subtract the training images' mean and divide by their deviation, a number each a channel
@@ -53,26 +61,23 @@ class ImageDataModule(LightningDataModule, ABC):
         val_size: int | float = 0.1,
         transforms: Sequence[Transform] | None = None,
         executor: Executor = "auto",
-        normalize: Literal["channel", "pixel_mean", "none"] = "channel",
+        normalize: Normalization = "channel",
         num_workers: int | None = None,
         drop_last: bool = False,
         seed: int | None = None,
         split_seed: int = 0,
     ) -> None:
         super().__init__()
-        whole = {"batch_size": batch_size, "num_workers": num_workers, "seed": seed, "split_seed": split_seed}
-        for name, value in whole.items():
-            minimum = 1 if name == "batch_size" else 0
-            if value is not None and value < minimum:
-                raise UserError(f"{name} is {value}: give a whole number of at least {minimum}.")
+        check_whole(1, batch_size=batch_size)
+        check_whole(0, num_workers=num_workers, seed=seed, split_seed=split_seed)
+        check_choice("executor", executor, Executor)
+        check_choice("normalize", normalize, Normalization)
         # The run's page and its checkpoints show these. Objects given in Python would make a checkpoint a pickle.
         self.save_hyperparameters(logger=False)
         keep_plain(self.hparams)
-        if any(type(transform).__name__.startswith("ToTensor") for transform in transforms or ()):
-            raise UserError("Leave ToTensorV2 out of transforms: they take and give NumPy images, tensors come after.")
         self.batch_size = batch_size
         self.val_size = val_size
-        self.transforms = transforms or ()
+        self.transforms = listed(transforms)
         self.scaling = scaling_of(self.transforms)
         self.executor = executor
         self.normalize = normalize
@@ -161,9 +166,8 @@ class ImageDataModule(LightningDataModule, ABC):
             executor = self._on_device(self.train_images, self.transforms, seed)
         else:
             executor = WorkerExecutor(self.train_images.pixels, self.train_images.labels, self.transforms, seed)
-            # On a CPU the network takes all cores, and a worker only takes one away from it.
-            default = min(8, os.cpu_count() or 1) if on_gpu else 0
-            workers = default if self.num_workers is None else self.num_workers
+            given = self.num_workers
+            workers = given if given is not None else default_workers(self._device, self.trainer)
         tell_of_another_size(executor.output_size, (height, width), self.test_images)
         pinned = on_gpu and isinstance(executor, WorkerExecutor)
         self._train_loader = BatchLoader(plan, executor, workers, pinned)
@@ -217,11 +221,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         images, *rest = batch
         if images.dtype is not torch.uint8:
-            if not self.scaling:
-                raise UserError(
-                    "The transforms make floats, and evaluation would not: leave that to normalize, or use "
-                    "albumentations' Normalize or ToFloat."
-                )
+            check_floats(self.scaling)
             return [images.permute(0, 3, 1, 2), *rest]
         assert self._statistics is not None, "setup() comes first"
         mean, std = (statistic.to(images.device) for statistic in self._statistics)

@@ -1,5 +1,6 @@
 """Fetches an archive once: from the first address that answers, verified, and never half-written."""
 
+import errno
 import hashlib
 import shutil
 import socket
@@ -23,6 +24,8 @@ TIMEOUT = 20.0
 # Seconds for a connection: around the world one takes 0.3. It is short so that a network that swallows everything is
 # known for what it is after a few seconds.
 CONNECT_TIMEOUT = 2.0
+# Connections that a name may take: the first of its addresses may be dead, and its look-up slow.
+TRIES = 3
 CHUNK = 1 << 20
 
 
@@ -61,8 +64,14 @@ def fetch_and_unpack(archive: Archive, root: Path) -> Path:
             if not unpacked.is_dir():
                 _unpack(_fetch(archive, root), archive, root)
     except OSError as error:
+        reason = error.strerror or error
+        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise UserError(
+                f"{root} is where no file can be locked ({reason}): name another folder with --data.root, or unpack "
+                f"{archive.name} there by hand."
+            ) from error
         raise UserError(
-            f"{root} cannot be written ({error.strerror or error}): make room, or name another folder with --data.root."
+            f"{root} cannot be written ({reason}): make room, or name another folder with --data.root."
         ) from error
     return unpacked
 
@@ -130,12 +139,15 @@ def _connect(url: str) -> None:
         # In a thread, since the look-up of a name knows no time limit.
         thread = threading.Thread(target=connect, daemon=True)
         thread.start()
-        thread.join(CONNECT_TIMEOUT)
+        thread.join(TRIES * CONNECT_TIMEOUT)
         if failures:
             raise failures[0]
 
 
 def _unpack(path: Path, archive: Archive, root: Path) -> None:
+    # Under the lock, so that they are of processes that were killed.
+    for left in root.glob(f".{archive.folder}.*"):
+        shutil.rmtree(left, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{archive.folder}.", dir=root))
     try:
         with tarfile.open(path) as tar:

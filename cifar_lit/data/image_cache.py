@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -20,7 +21,11 @@ SECONDS_KEPT = 24 * 60 * 60
 
 def cache_folder() -> Path:
     """Where decoded images are kept: ``$XDG_CACHE_HOME/cifar_lit``, by default ``~/.cache/cifar_lit``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
+    except RuntimeError:
+        # A user without a home, as in some containers.
+        return Path(tempfile.gettempdir()) / "cifar_lit"
 
 
 def cached(

@@ -2,86 +2,33 @@
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from cifar_lit.console import first_names, say
 from cifar_lit.data.datamodule import ImageDataModule
+from cifar_lit.data.decoding import decode
 from cifar_lit.data.image_cache import cache_folder, cached
 from cifar_lit.data.images import Images
-from cifar_lit.errors import UserError
+from cifar_lit.errors import UserError, check_whole
 from cifar_lit.files import expanded, write_atomically
 
 EXTENSIONS = (".png", ".jpg", ".jpeg")
 # Folders that other programs look into for images to validate on.
 HELD_OUT = ("val", "valid", "validation")
-# By the orientation that a camera notes (EXIF 2.32, 4.6.4). ImageOps.exif_transpose would also write the other notes
-# anew, and fails on the odd ones that some cameras leave.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def decode(path: Path, size: int | tuple[int, int], formats: Sequence[str] = ("PNG", "JPEG")) -> NDArray[np.uint8]:
-    """An image as uint8 (H, W, 3), RGB, upright, on white where it is transparent.
-
-    One of another size is scaled and cut to its centre.
-
-    Args:
-        path: The file.
-        size: Height and width in pixels, or both where they are the same.
-        formats: Pillow's names of the formats that may be in it, whatever it is called.
-
-    Raises:
-        UserError: The file is no image that can be read.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            # Of a pipe nobody may ever write to one would wait for ever.
-            raise OSError("it is no file")
-        with Image.open(path, formats=tuple(formats)) as image:
-            # Pillow only warns up to twice as many; memory does not grow by warnings.
-            if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise ValueError(f"{image.width}×{image.height} pixels are too many")
-            # Before the turn is looked up: Pillow turns a TIFF itself, and takes the note away.
-            image.load()
-            turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            upright = image if turn is None else image.transpose(turn)
-            if upright.mode.startswith("I;16") or (upright.mode == "I" and image.format == "PNG"):
-                # 16 bits of grey, which convert would cut off at 255.
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            elif upright.mode in ("I", "F"):
-                raise ValueError("what its numbers of 32 bits stand for is not known")
-            if upright.has_transparency_data:
-                ground = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(ground, upright.convert("RGBA"))
-            upright = upright.convert("RGB")
-    except Exception as error:  # What a damaged file raises is not limited to any list.
-        raise UserError(f"Cannot read {path} as {' or '.join(formats)} ({error}): remove it or replace it.") from error
-    height, width = (size, size) if isinstance(size, int) else size
-    if upright.size != (width, height):
-        upright = ImageOps.fit(upright, (width, height), Image.Resampling.BICUBIC)
-    return np.asarray(upright)
 
 
 class ImageFolderDataModule(ImageDataModule):
     """Images in ``root/train/<class>/…`` and ``root/test/<class>/…``, PNG or JPEG, any class names, any size.
 
-    They are decoded once, with a progress bar, and cached; a file that is added, removed or changed is noticed. Other
-    files, and folders in the folder of a class, are passed over, which a line says.
+    They are decoded once, with a progress bar, and kept in ``~/.cache/cifar_lit``; a file that is added, removed or
+    changed is noticed. Other files, and folders in the folder of a class, are passed over, which a line says.
 
     Args:
         root: The folder that holds ``train`` and ``test``.
@@ -91,8 +38,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     def __init__(self, root: str = "data", image_size: int = 32, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if image_size < 1:
-            raise UserError(f"image_size is {image_size}: give a whole number of at least 1.")
+        check_whole(1, image_size=image_size)
         self.root = expanded(root)
         self.image_size = image_size
         #: Of the test images, in their order, below ``root``; empty before they are loaded.
@@ -109,7 +55,8 @@ class ImageFolderDataModule(ImageDataModule):
         """
         # Looked up once: a run goes on with the classes that it began with, whatever happens to the folder.
         if not self._class_names:
-            self._class_names = self._find_classes()
+            with _looking_into(self.root):
+                self._class_names = self._find_classes()
         return self._class_names
 
     def _find_classes(self) -> tuple[str, ...]:
@@ -124,7 +71,7 @@ class ImageFolderDataModule(ImageDataModule):
                     f"{self.root} is no image data set: it wants the folders train/<class>/ and test/<class>/. "
                     "Name the folder that holds them with --data.root."
                 )
-        names = tuple(sorted(entry.name for entry in os.scandir(self.root / "train") if _is_visible_folder(entry)))
+        names = tuple(sorted(_folders_in(self.root / "train")))
         if len(names) < 2:
             raise UserError(f"{self.root / 'train'} has {len(names)} class folders: it wants at least two.")
         return names
@@ -150,10 +97,18 @@ class ImageFolderDataModule(ImageDataModule):
         return Images(pixels, labels)
 
     def _list(self, split: str) -> tuple[list[os.DirEntry[str]], NDArray[np.int64]]:
+        """The files of a split, class after class, and the classes' numbers."""
+        with _looking_into(self.root / split):
+            return self._listed(split)
+
+    def _listed(self, split: str) -> tuple[list[os.DirEntry[str]], NDArray[np.int64]]:
         folder, names = self.root / split, self.class_names
-        extra = {entry.name for entry in os.scandir(folder) if _is_visible_folder(entry)} - set(names)
+        extra = _folders_in(folder) - set(names)
         if extra:
-            raise UserError(f"{folder} has classes that {self.root / 'train'} has not: {', '.join(sorted(extra))}.")
+            listed = ", ".join(sorted(extra))
+            raise UserError(
+                f"{folder} has classes that {self.root / 'train'} has not, {listed}: add them there, or remove them."
+            )
         files: list[os.DirEntry[str]] = []
         labels: list[int] = []
         for label, name in enumerate(names):
@@ -221,13 +176,23 @@ class ImageFolderDataModule(ImageDataModule):
             )
 
 
-def _is_visible_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir() and not entry.name.startswith(".")
+def _folders_in(folder: Path) -> set[str]:
+    return {entry.name for entry in _visible(folder) if entry.is_dir()}
 
 
 def _visible(folder: Path) -> list[os.DirEntry[str]]:
     # Hidden ones are no images: a copy from a Mac has "._cat.jpg" beside "cat.jpg".
     return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+
+
+@contextlib.contextmanager
+def _looking_into(folder: Path) -> Iterator[None]:
+    """Names the place where folders are listed and one cannot be."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        raise UserError(f"Cannot look into {place} ({error.strerror}): make it readable, or remove it.") from error
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:

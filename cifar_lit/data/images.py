@@ -55,7 +55,8 @@ class Images:
                 f"{source} gives labels from {labels.min()} to {labels.max()}: of {num_classes} class names they are "
                 f"0 to {num_classes - 1}."
             )
-        return Images(np.ascontiguousarray(pixels), np.ascontiguousarray(labels, np.int64))
+        # Writable, too, or torch warns.
+        return Images(np.require(pixels, None, ["C", "W"]), np.require(labels, np.int64, ["C", "W"]))
 
     def take(self, indices: NDArray[np.int64]) -> "Images":
         """Those at the indices, int64 (n,)."""

@@ -18,6 +18,7 @@ PIXEL_MAX = 255.0
 MOST_PIXELS = 1 << 30
 # On the scale of 0 to 255, in shapes that broadcast over (N, 3, H, W).
 Statistics = tuple[Tensor, Tensor]
+Normalization = Literal["channel", "pixel_mean", "none"]
 
 
 def channel_statistics(train: Images) -> tuple[Sequence[float], Sequence[float]]:
@@ -36,7 +37,7 @@ def channel_statistics(train: Images) -> tuple[Sequence[float], Sequence[float]]
 
 def statistics_of(
     train: Images,
-    normalize: Literal["channel", "pixel_mean", "none"],
+    normalize: Normalization,
     of_channels: Callable[[Images], tuple[Sequence[float], Sequence[float]]],
 ) -> Statistics:
     """What to subtract and to divide by.

@@ -66,6 +66,9 @@ class WorkerExecutor(Dataset[tuple[Tensor, Tensor]]):
                     "size p: 1."
                 )
             images = np.stack(augmented)
+            if images.dtype.kind == "f":
+                # Some of albumentations' ways to normalise make float64, which no layer takes.
+                images = images.astype(np.float32, copy=False)
         return torch.from_numpy(images), torch.from_numpy(self.labels[key.indices])
 
     def _augmented(self, image: NDArray[np.uint8], seed: np.uint64, index: int, epoch: int) -> NDArray:
@@ -75,4 +78,9 @@ class WorkerExecutor(Dataset[tuple[Tensor, Tensor]]):
         self.augment.set_random_state(np.random.default_rng(seed), random.Random(int(seed)))
         # The alternating flip asks for what comes beside the image; other transforms let it pass.
         augmented: NDArray = self.augment(image=image, index=index, epoch=epoch, run_seed=self.run_seed)["image"]
+        if augmented.ndim != 3 or augmented.shape[2] != 3:
+            raise UserError(
+                f"The transforms make {tuple(augmented.shape)} of an image {image.shape}: leave out what changes the "
+                "number of channels."
+            )
         return augmented

@@ -8,13 +8,26 @@ from multiprocessing.util import Finalize
 from typing import Any
 from weakref import WeakSet
 
+import cv2
+import torch
+from pytorch_lightning import Trainer
+
 from cifar_lit.errors import UserError
 
 # Whose workers are to be ended with the process, by its number: one that is forked has those of the other.
 _LOADERS: dict[int, WeakSet[Any]] = {}
 
 
-def leave_signals_to_the_run(worker: int) -> None:
+def default_workers(device: torch.device, trainer: Trainer | None) -> int:
+    """How many a process has: beside a GPU up to 8, of the CPUs that it may use and shares with other ranks."""
+    if device.type != "cuda":
+        # The network takes all cores, and a worker only takes one away from it.
+        return 0
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(min(8, usable // (trainer.num_devices if trainer is not None else 1)), 1)
+
+
+def begin_worker(worker: int) -> None:
     """Ctrl-C and a batch system's SIGTERM reach workers, too. The run finishes its step, for which it needs them.
 
     The second SIGTERM is meant for the worker.
@@ -22,6 +35,8 @@ def leave_signals_to_the_run(worker: int) -> None:
     Args:
         worker: Its number.
     """
+    # One that was not forked has OpenCV's own number of threads, that of all cores.
+    cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 

@@ -23,7 +23,7 @@ from cifar_lit.commands.learnt_data import preprocessing_in, size_of_images
 from cifar_lit.commands.picture_files import EXTENSIONS, FORMATS
 from cifar_lit.commands.pictures import predict_pictures
 from cifar_lit.data import DigitsDataModule
-from cifar_lit.data.image_folder import decode
+from cifar_lit.data.decoding import decode
 from cifar_lit.errors import UserError
 
 NAMES = ("red", "green, like grass", "blue")

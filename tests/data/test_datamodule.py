@@ -375,9 +375,79 @@ def test_images_that_are_no_piece_of_memory_are_made_one() -> None:
     assert torch.equal(images.flip(3), next(iter(ready(val_size=0).test_dataloader()))[0])
 
 
-def test_to_tensor_has_no_place_in_the_list() -> None:
+@pytest.mark.parametrize("given", [[A.ToTensorV2()], A.ToTensorV2(), [A.OneOf([A.ToTensorV2()], p=1)]])
+def test_to_tensor_has_no_place_in_the_list(given: Any) -> None:
     with pytest.raises(UserError, match="Leave ToTensorV2 out"):
-        TinyDataModule(transforms=[A.ToTensorV2()])
+        TinyDataModule(transforms=given)
+
+
+@pytest.mark.parametrize("given", [A.InvertImg(p=1), A.Compose([A.InvertImg(p=1)])])
+def test_one_transform_and_a_compose_are_lists_as_well(given: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ready(val_size=12, transforms=given)
+    seen = {image.tobytes() for images, _ in data.train_dataloader() for image in images.numpy()}
+    assert seen == {(255 - image).tobytes() for image in images_of(data.train_images)}
+    assert "Batches from" in capsys.readouterr().out
+
+
+def test_what_a_compose_normalises_is_found() -> None:
+    assert [type(one) for one in ready(transforms=A.Compose([A.Normalize()])).scaling] == [A.Normalize]
+
+
+@pytest.mark.parametrize(
+    ("composition", "outcomes"),
+    [
+        # One of them, and neither both nor none.
+        (A.OneOf([A.HorizontalFlip(p=1), A.VerticalFlip(p=1)], p=1), (np.fliplr, np.flipud)),
+        (A.Compose([A.HorizontalFlip(p=1)], p=0.0), (np.copy,)),
+    ],
+)
+def test_a_composition_stays_what_it_is(composition: Any, outcomes: tuple[Callable[..., Any], ...]) -> None:
+    data = ready(val_size=12, transforms=composition)
+    seen = {image.tobytes() for images, _ in data.train_dataloader() for image in images.numpy()}
+    kinds = [{outcome(image).tobytes() for image in images_of(data.train_images)} for outcome in outcomes]
+    assert seen <= set().union(*kinds)
+    assert all(seen & kind for kind in kinds)
+
+
+@pytest.mark.parametrize("transform", [A.Normalize(p=0.5), A.ToFloat(p=0.9)])
+def test_whether_images_are_normalised_is_not_left_to_chance(transform: Any) -> None:
+    with pytest.raises(UserError, match=rf"{type(transform).__name__} has p 0.[59]: give p: 1"):
+        TinyDataModule(transforms=[transform])
+
+
+@pytest.mark.parametrize("normalization", ["standard", "image", "image_per_channel", "min_max", "min_max_per_channel"])
+def test_every_way_that_albumentations_normalises_makes_float32(normalization: Any) -> None:
+    data = ready(transforms=[A.HorizontalFlip(), A.Normalize(normalization=normalization)])
+    for loader in (data.train_dataloader(), data.test_dataloader()):
+        images, _ = data.on_after_batch_transfer(next(iter(loader)), 0)
+        assert images.dtype is torch.float32
+        assert images.abs().max() < 10
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ({"executor": "Device"}, "executor is 'Device': give one of auto, device, workers"),
+        ({"normalize": "pixel-mean"}, "normalize is 'pixel-mean': give one of channel, pixel_mean, none"),
+        ({"batch_size": 12.5}, "batch_size is 12.5: give a whole number of at least 1"),
+    ],
+)
+def test_a_misspelt_argument_is_refused_from_python_too(argument: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        TinyDataModule(**argument)
+
+
+def test_images_may_be_read_only(recwarn: pytest.WarningsRecorder) -> None:
+    class Mapped(TinyDataModule):
+        def load(self, split: Literal["train", "test"]) -> Images:
+            images = super().load(split)
+            images.pixels.flags.writeable = images.labels.flags.writeable = False
+            return images
+
+    data = Mapped(val_size=0)
+    data.setup()
+    next(iter(data.train_dataloader()))
+    assert not [str(warning.message) for warning in recwarn if "writ" in str(warning.message)]
 
 
 def test_state_tells_class_names_and_statistics() -> None:

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from forks import run_on_ranks
 
 from cifar_lit.console import one_line
@@ -376,6 +378,26 @@ def test_a_forbidden_root_is_an_error(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "--data.root" in message
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_place_without_locks_is_called_that(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lockless(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "_acquire", lockless)
+    message = error_of(archive(), tmp_path)
+    assert message.startswith(f"{tmp_path} is where no file can be locked ({os.strerror(number)}): name another folder")
+
+
+def test_what_was_half_unpacked_by_a_killed_process_goes(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(PUBLISHED)
+    half = tmp_path / f".{FOLDER}.k1ll3d" / FOLDER
+    half.mkdir(parents=True)
+    (half / "data_batch_1").write_bytes(b"half of it")
+    fetch_and_unpack(archive(), tmp_path)
+    assert not half.parent.exists()
+    assert (tmp_path / FOLDER / "data_batch_1").read_bytes() == FILES["data_batch_1"]
+
+
 def test_a_full_disk_is_an_error_that_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -405,3 +427,19 @@ def test_a_network_that_swallows_everything_is_known_in_seconds(
         with pytest.raises(UserError, match="timed out"):
             fetch_and_unpack(archive(f"http://127.0.0.1:{full.getsockname()[1]}/{NAME}"), tmp_path)
     assert time.monotonic() - begun < 5
+
+
+def test_behind_a_dead_address_of_a_name_its_next_one_is_asked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a network gives out addresses of IPv6, and lets nothing through to them."""
+    monkeypatch.setattr(download, "CONNECT_TIMEOUT", 0.2)
+    create = socket.create_connection
+
+    def first_one_swallows(address: tuple[str, int], timeout: float, *further: Any, **named: Any) -> socket.socket:
+        if timeout == 0.2:
+            time.sleep(timeout)
+        return create(address, timeout, *further, **named)
+
+    monkeypatch.setattr(socket, "create_connection", first_one_swallows)
+    assert fetch_and_unpack(archive(server.url("good")), tmp_path).is_dir()

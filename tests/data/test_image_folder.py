@@ -1,17 +1,23 @@
 import os
 import struct
+import subprocess
+import sys
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from PIL.Image import Exif
+from PIL.PngImagePlugin import PngInfo
 
 from cifar_lit.data import image_folder as module
+from cifar_lit.data.decoding import decode
 from cifar_lit.data.image_cache import cache_folder
-from cifar_lit.data.image_folder import ImageFolderDataModule, decode
+from cifar_lit.data.image_folder import ImageFolderDataModule
 from cifar_lit.data.images import Images
 from cifar_lit.errors import UserError
 
@@ -171,6 +177,15 @@ def test_odd_exif_data_does_not_make_an_image_unreadable(tmp_path: Path) -> None
     with pytest.raises(struct.error):
         ImageOps.exif_transpose(Image.open(path))
     assert corners(decode(path, 32)) == ["green", "white", "red", "blue"]
+
+
+def test_exif_data_that_are_none_do_not_make_an_image_unreadable(tmp_path: Path) -> None:
+    text = PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n  8\nno hexadecimals\n")
+    quarters().save(tmp_path / "odd.png", pnginfo=text)
+    with pytest.raises(ValueError, match="hexadecimal"):
+        Image.open(tmp_path / "odd.png").getexif()
+    assert corners(decode(tmp_path / "odd.png", 32)) == corners(np.asarray(quarters()))
 
 
 def test_every_turn_is_that_of_pillow(tmp_path: Path) -> None:
@@ -434,6 +449,17 @@ def test_the_cache_lies_in_the_users_home_by_default(monkeypatch: pytest.MonkeyP
     assert cache_folder() == tmp_path / ".cache" / "cifar_lit"
 
 
+def test_without_a_home_there_is_a_cache_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, image_folder: MakeFolder
+) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cache_folder() == Path(tempfile.gettempdir(), "cifar_lit")
+
+
 # Errors
 
 
@@ -487,7 +513,30 @@ def test_a_class_that_train_lacks_is_an_error(image_folder: MakeFolder) -> None:
     (root / "test" / "emu").mkdir()
     (root / "test" / "yak").mkdir()
     message = error_of(root)
-    assert f"{root / 'test'} has classes that {root / 'train'} has not: emu, yak" in message
+    assert f"{root / 'test'} has classes that {root / 'train'} has not, emu, yak: add them" in message
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links take rights there")
+def test_a_link_that_leads_in_a_circle_is_an_error_that_names_it(image_folder: MakeFolder) -> None:
+    root = image_folder()
+    circle = root / "train" / "circle"
+    circle.symlink_to(circle)
+    assert error_of(root).startswith(f"Cannot look into {circle} (Too many levels of symbolic links): make it readable")
+
+
+@pytest.mark.parametrize("closed", ["train", "train/dog", "test", "test/dog"])
+def test_a_folder_that_may_not_be_looked_into_is_an_error_that_names_it(
+    image_folder: MakeFolder, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, scandir = image_folder(), os.scandir
+
+    def forbidding(path: str | Path) -> Any:
+        if Path(path) == root / closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", forbidding)
+    assert error_of(root).startswith(f"Cannot look into {root / closed} (Permission denied): make it readable")
 
 
 def test_a_class_that_test_lacks_is_told_of_before_anything_is_decoded(
@@ -563,6 +612,18 @@ def test_an_image_that_cannot_be_read_is_an_error_that_names_it(
     assert "remove it or replace it" in message
     # A split that was not read whole is not cached.
     assert list(cache_home.rglob("*.npy")) == []
+
+
+def test_pillow_does_not_warn_of_what_is_refused(tmp_path: Path) -> None:
+    is_large_for_pillows_warning(tmp_path / "large.png")
+    # A process of its own: pytest has filters of its own for warnings.
+    program = "import sys, pathlib; from cifar_lit.data.decoding import decode; decode(pathlib.Path(sys.argv[1]), 32)"
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "large.png")], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert "UserError: Cannot read" in run.stderr
+    assert "DecompressionBombWarning" not in run.stderr
 
 
 def test_all_that_cannot_be_read_is_named_at_once(image_folder: MakeFolder, cache_home: Path) -> None:

@@ -1,8 +1,10 @@
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import albumentations as A
@@ -10,10 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from cifar_lit.data.batches import BatchKey, BatchLoader, TrainingPlan
 from cifar_lit.data.images import Images
 from cifar_lit.data.worker_executor import WorkerExecutor
+from cifar_lit.data.worker_processes import begin_worker, default_workers
 from cifar_lit.errors import UserError
 
 SEED, BATCH = 5, 8
@@ -143,6 +147,39 @@ def test_opencv_has_no_threads_whose_locks_a_fork_would_keep(noise: Callable[...
     assert cv2.getNumThreads() == 2
     WorkerExecutor(images.pixels, images.labels, augmentation())
     assert cv2.getNumThreads() == 1
+
+
+def test_workers_that_are_not_forked_have_no_such_threads_either() -> None:
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    cv2.setNumThreads(2)
+    try:
+        begin_worker(0)
+    finally:
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
+    assert cv2.getNumThreads() == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="a process may use all cores here")
+@pytest.mark.parametrize(("usable", "ranks", "expected"), [(1, 1, 1), (6, 1, 6), (64, 1, 8), (64, 16, 4), (2, 4, 1)])
+def test_beside_a_gpu_there_are_as_many_workers_as_a_rank_has_cores(
+    usable: int, ranks: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
+    trainer: Any = SimpleNamespace(num_devices=ranks)
+    assert default_workers(torch.device("cuda"), trainer) == expected
+    assert default_workers(torch.device("cpu"), trainer) == 0
+
+
+def first_channel(image: NDArray[np.uint8], **_: Any) -> NDArray[np.uint8]:
+    return image[..., 0]
+
+
+@pytest.mark.parametrize("transform", [A.ToGray(num_output_channels=1, p=1), A.Lambda(image=first_channel, p=1)])
+def test_images_of_other_channels_are_told_of_in_a_line(transform: Any, noise: Callable[..., Images]) -> None:
+    images = noise(0, 8, 8)
+    with pytest.raises(UserError, match=r"The transforms make \(32, 32(, 1)?\) of an image \(32, 32, 3\): leave out"):
+        _ = WorkerExecutor(images.pixels, images.labels, [transform]).output_size
 
 
 def test_what_is_drawn_for_an_image_depends_on_its_seed_alone(noise: Callable[..., Images]) -> None:
