@@ -73,7 +73,7 @@ class CifarCLI(LightningCLI):
         usage = "cifar-lit {} [--config FILE] [--OPTION=VALUE …]"
         self._arguments = sys.argv[1:] if args is None else [*args]
         parsing.check_files_of_settings(self._arguments)
-        asked = parsing.with_classes_first(self._arguments)
+        asked = parsing.in_order(self._arguments)
         given, every = with_own_config(asked, KNOWS_ITS_RUN), self.subcommands()
         # A parser takes 0.1 s to make: only that of the command is, where one is named.
         commands = {given[0]: every[given[0]]} if given and given[0] in every else every
@@ -139,8 +139,8 @@ class CifarCLI(LightningCLI):
 
     @property
     def _config_given(self) -> Path | None:
-        configs = [config for config in self._settings.config or [] if config is not None]
-        return Path(configs[-1].relative) if configs else None
+        given = self._settings.config or []
+        return parsing.of_recipe([Path(config.relative) for config in given if config is not None])
 
     @property
     def _runs_meant(self) -> Path | None:
@@ -245,6 +245,6 @@ def main(args: Sequence[str] | None = None) -> None:
         # Where Lightning listens alone, as in an evaluation; it would end as if all were well.
         sys.exit(128 + signal.SIGTERM)
     except Exception as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
+        if os.environ.get(TRACEBACK_VARIABLE, "0") not in ("", "0"):
             raise
         exit_with(error)

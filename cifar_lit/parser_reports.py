@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import re
 import sys
+from difflib import get_close_matches
 from typing import Any
 
 from cifar_lit.errors import TRACEBACK_VARIABLE
@@ -76,14 +77,20 @@ def parsing_problem(text: str) -> str:
     kinds = [*dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", text))]
     if re.search(r"Expected a <class 'collections.abc.(Sequence|Iterable)'>", text):
         kinds.append("list")
+    if kinds == ["str"] and value and value[1] in ("True", "False"):
+        return (
+            f"{option} wants a text{given}: put it in quotes where YAML takes it for that, as it does no, off and on."
+        )
+    if kinds and option.endswith(".logger"):
+        return f"{option} wants true, false, or a class such as CSVLogger{given}."
     if kinds:
         return f"{option} wants {'an' if kinds[0] == 'int' else 'a'} {' or '.join(kinds)}{given}."
     if match := re.search(r"Not of type \w+: Expected (.+) but got (.+)", text):
         return f"{option} wants {match[1]}, not {match[2]}."
     if match := re.search(r"Expected a dot import path string: (\S+)", text):
-        return (
-            f"{option} knows no class {match[1]!r}: give {classes_near(match[1], option)}, or module.Class of your own."
-        )
+        none = "null for none, or " if match[1].lower() == "none" else ""
+        near = classes_near(match[1], option)
+        return f"{option} knows no class {match[1]!r}: give {none}{near}, or module.Class of your own."
     if match := re.search(r"[Uu]nrecognized arguments?: (\S+)", text):
         if ".help" in match[1]:
             return f"there is no option {match[1]}: name before it whose help it is, as by --config or --model."
@@ -101,8 +108,15 @@ def parsing_problem(text: str) -> str:
         return f"{option} lacks {missing}: give it."
     if match := re.search(r"Problems parsing config: (.*)", text, re.DOTALL):
         return f"the --config file is no valid YAML: {single(match[1]).replace('<unicode string>', 'it')}."
-    if re.search(r"Unexpected config: *$", text):
-        return "the --config file has no settings: give a recipe, such as configs/resnet20.yaml."
+    if match := re.search(r"Unexpected config: *(.*)", text):
+        given = f", but {shown(match[1])!r}" if match[1] else ""
+        return f"the --config file has no settings{given}: give a recipe, such as configs/resnet20.yaml."
+    if "subcommand" in text and (match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", text)):
+        commands = re.findall(r"\w+", match[2])
+        meant = get_close_matches(match[1], commands, 1) or commands
+        return f"there is no command {match[1]}: give {listed(meant)}."
+    if 'expected "subcommand"' in text:
+        return "no command is given: see --help, or begin with fit --config configs/quickstart.yaml."
     if match := re.search(r"Path is not a file: '?(.*?)'?$", text):
         return f"{match[1]} is no file: give the path of a recipe, such as configs/resnet20.yaml."
     if match := re.search(r"File does not exist: (.*)", text):

@@ -66,26 +66,49 @@ def begin_new_classes_anew() -> None:
         setattr(jsonargparse._typehints, _DISCARD, _begin_anew)
 
 
-def with_classes_first(arguments: Sequence[str]) -> list[str]:
-    """Puts an option that names a class before those of its settings: given behind them, it would drop them."""
+def in_order(arguments: Sequence[str]) -> list[str]:
+    """Puts options where the parser, which goes from left to right, drops none of them.
+
+    Files of settings come first, so that what is said beside them beats them wherever it stands; an option that names a
+    class comes before those of its settings.
+    """
     items: list[list[str]] = []
     for argument in arguments:
         before = items[-1][0] if items else ""
         is_value = not argument.startswith("--") and argument != "-c"
-        if is_value and before.startswith("--") and "=" not in before:
+        if is_value and (before == "-c" or (before.startswith("--") and "=" not in before)):
             items[-1].append(argument)
         else:
             items.append([argument])
+    command = items[:1] if items and not items[0][0].startswith("-") else []
+    rest = items[len(command) :]
+    files = [item for item in rest if _setting(item[0]) in ("--config", "-c")] if command else []
     ordered: list[list[str]] = []
-    for item in items:
-        settings = item[0].partition("=")[0] + "."
-        place = len(ordered)
-        for i in reversed(range(len(ordered))):
-            if ordered[i][0].partition("=")[0] in ("--config", "-c"):
-                break
-            place = i if settings.startswith("--") and ordered[i][0].startswith(settings) else place
-        ordered.insert(place, item)
-    return [argument for item in ordered for argument in item]
+    for item in (item for item in rest if item not in files):
+        settings = f"{_setting(item[0])}."
+        given_before = (i for i, other in enumerate(ordered) if _setting(other[0]).startswith(settings))
+        ordered.insert(next(given_before, len(ordered)) if settings.startswith("--") else len(ordered), item)
+    return [argument for item in [*command, *files, *ordered] for argument in item]
+
+
+def _setting(argument: str) -> str:
+    """The option that an argument gives, as it is written the short way."""
+    return argument.partition("=")[0].replace(".init_args", "").removesuffix(".class_path")
+
+
+def of_recipe(files: Sequence[Path]) -> Path | None:
+    """Of files of settings the one that runs are called after: the last that has a model, else the last.
+
+    Beside a recipe there may be a file for a machine, which others share.
+    """
+
+    def has_a_model(file: Path) -> bool:
+        # A pipe can be read but once.
+        content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return isinstance(content, dict) and "model" in content
+
+    recipes = [file for file in files if len(files) == 1 or has_a_model(file)]
+    return next(reversed([*files[-1:], *recipes]), None)
 
 
 def check_files_of_settings(arguments: Sequence[str]) -> None:

@@ -20,6 +20,8 @@ def choose_precision(accelerator: str) -> tuple[Precision, str]:
         return "16-mixed", "this GPU has no native bfloat16"
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return "32-true", "autocast does not pay on Apple GPUs"
+    if accelerator not in ("auto", "cpu", "gpu", "cuda", "mps"):
+        return "32-true", f"what {accelerator} computes fast in is not known here"
     if accelerator in ("auto", "cpu") and _cpu_has_bfloat16():
         return "bf16-mixed", "this CPU computes in bfloat16 natively"
     return "32-true", "this processor has no native bfloat16"

@@ -1,16 +1,16 @@
 """Where runs land, and how to find a run or a checkpoint again."""
 
 import argparse
-import contextlib
 import os
-import re
 import sys
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from cifar_lit.checkpoint_content import load_checkpoint, settings_in
+from cifar_lit.best_checkpoints import LAST as LAST  # known from here
+from cifar_lit.best_checkpoints import best_of, held_for_best
+from cifar_lit.checkpoint_content import settings_in
 from cifar_lit.console import say
 from cifar_lit.errors import UserError
 from cifar_lit.files import expanded, files_below
@@ -22,7 +22,6 @@ SWITCHES = ("--overlays", "--trainer.fast_dev_run", "--trainer.deterministic", "
 # What names the folder within `save_dir` where a logger of Lightning keeps runs.
 SUBFOLDER = {"TensorBoardLogger": "name", "CSVLogger": "name", "WandbLogger": "project"}
 BEST = "best"
-LAST = "last"
 
 
 def run_of(checkpoint: Path) -> Path | None:
@@ -69,32 +68,6 @@ def _is_a_runs_own(config: Path) -> bool:
     return config.name == CONFIG and (config.parent / "checkpoints").is_dir()
 
 
-def _accuracy(checkpoint: Path) -> float:
-    stated = re.search(r"val_accuracy=(\d\.\d+)", checkpoint.name)
-    return float(stated[1]) if stated else 0.0
-
-
-def _best_of(files: list[Path]) -> Path:
-    """Of a run's best checkpoints, all in one folder, the one that it held for the best; else the most accurate."""
-    if len(files) > 1:
-        # What is monitored need not be the accuracy in the name. Each knows what was the best when it was written: not
-        # that of the most steps, for a run may have gone on from an earlier one.
-        latest: dict[str, Any] = {}
-        for path in (files[0].with_name(f"{LAST}.ckpt"), *files):
-            with contextlib.suppress(UserError):
-                latest = max(latest, load_checkpoint(path), key=_when)
-        states = [state for state in latest.get("callbacks", {}).values() if isinstance(state, dict)]
-        named = {Path(state["best_model_path"]).name for state in states if "best_model_path" in state}
-        files = [file for file in files if file.name in named] or files
-    return max(files, key=_accuracy)
-
-
-def _when(content: dict[str, Any]) -> tuple[str, int]:
-    """When a checkpoint was written: the latest start of its run, and the step."""
-    starts = content.get("provenance") or [{}]
-    return str(starts[-1].get("started", "")), content.get("global_step", -1)
-
-
 def _folder_of_runs(root: Path, recipe: str | None) -> Path:
     return root / LOGS / recipe if recipe else root / LOGS
 
@@ -129,7 +102,7 @@ def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None, kind: 
     """
     path = expanded(ckpt_path)
     if ckpt_path in (BEST, LAST):
-        path = _of_newest_run(ckpt_path, runs or root / LOGS)
+        path = _of_newest_run(ckpt_path, runs or root / LOGS, resumes=kind == LAST)
     elif ckpt_path and path.is_dir():
         path = _of_folder(path, kind)
     elif not path.is_file():
@@ -147,7 +120,7 @@ def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None, kind: 
     return path
 
 
-def _of_newest_run(kind: str, runs: Path) -> Path:
+def _of_newest_run(kind: str, runs: Path, resumes: bool) -> Path:
     every = _in_order_of_time(runs, "")
     if not every:
         raise UserError(
@@ -155,17 +128,33 @@ def _of_newest_run(kind: str, runs: Path) -> Path:
             "afresh without --ckpt_path, or give --ckpt_path FILE."
         )
     newest = every[-1].parent  # An older run's would be taken for the newest one's.
+    if (without := _begun_behind(every[-1], runs)) is not None:
+        if resumes:
+            raise UserError(
+                f"The newest run, {without}, has no checkpoint: begin anew without --ckpt_path, or go on with an "
+                f"earlier one, as by --ckpt_path={newest.parent}."
+            )
+        say(f"{without} is newer, and has no checkpoint", sys.stderr)
     found = _of_kind(kind, every, newest)
     if not found:
         others = "--ckpt_path last or FILE" if kind == BEST else "--ckpt_path FILE"
         raise UserError(f"The newest run, {newest.parent}, has no {kind} checkpoint: give {others}.")
-    return _best_of(found)
+    return best_of(found)
+
+
+def _begun_behind(checkpoint: Path, runs: Path) -> Path | None:
+    """The run that began last, if that was behind a checkpoint and it has none itself, as where it was killed early."""
+    begun = (config for config in runs.rglob(CONFIG) if not any(config.parent.glob("checkpoints/*.ckpt")))
+    newest = max(begun, key=lambda config: config.stat().st_mtime, default=checkpoint)
+    return newest.parent if newest.stat().st_mtime > checkpoint.stat().st_mtime else None
 
 
 def _of_folder(folder: Path, kind: str) -> Path:
     # A run's own come before those of runs below it.
     own = [here for here in (folder, folder.absolute(), folder / "checkpoints") if here.name == "checkpoints"]
     every = _in_order_of_time(next((here for here in own if here.is_dir()), folder), "")
+    # A run may keep its checkpoints in another place than Lightning's.
+    every = every or sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
     if not every:
         raise UserError(f"{folder} holds no run with a checkpoint: give a run's folder, or a .ckpt file.")
     found = _of_kind(kind, every, every[-1].parent)
@@ -174,11 +163,13 @@ def _of_folder(folder: Path, kind: str) -> Path:
             f"The run {every[-1].parent.parent} has no {kind} checkpoint: give another, such as "
             f"--ckpt_path={every[-1]}."
         )
-    return _best_of(found)
+    return best_of(found)
 
 
 def _of_kind(kind: str, files: list[Path], folder: Path) -> list[Path]:
-    return [file for file in files if file.parent == folder and file.name.startswith(kind)]
+    here = [file for file in files if file.parent == folder]
+    # The best may be called otherwise, by --checkpoint.filename.
+    return [file for file in here if file.name.startswith(kind)] or (held_for_best(here) if kind == BEST else [])
 
 
 def with_own_config(args: list[str], commands: Collection[str]) -> list[str]:

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import pickle
 import re
 import select
 import shutil
@@ -41,9 +42,10 @@ from cifar_lit.console import hush_libraries, one_line
 from cifar_lit.data import CIFAR10DataModule, DigitsDataModule
 from cifar_lit.data.decoding import decode
 from cifar_lit.errors import UserError
-from cifar_lit.logger import logger_of
+from cifar_lit.files import expanded
+from cifar_lit.logger import CurvesLogger, logger_of
 from cifar_lit.models import ResNetV1
-from cifar_lit.parsing import check_files_of_settings, with_classes_first
+from cifar_lit.parsing import check_files_of_settings, in_order, of_recipe
 from cifar_lit.runs import checkpoints, find_checkpoint, runs_of, with_own_config
 from cifar_lit.trainer import CifarTrainer
 
@@ -428,6 +430,89 @@ def test_a_runs_folder_means_its_best_checkpoint_and_in_fit_its_last(
     Path("empty").mkdir()
     assert "empty holds no run with a checkpoint" in failure(capsys, "test", "--ckpt_path=empty")
     assert "There is no checkpoint .: give" in failure(capsys, "test", "--ckpt_path=")
+
+
+def test_of_the_newest_run_an_older_ones_checkpoint_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    older, killed = (fit("--trainer.max_epochs=1") for _ in range(2))
+    shutil.rmtree(killed / "checkpoints")
+    learnt = (older / "checkpoints" / "last.ckpt").read_bytes()
+    said = failure(capsys, "fit", "--config=tiny.yaml", "--trainer.max_epochs=2", "--ckpt_path=last")
+    assert f"The newest run, {killed}, has no checkpoint: begin anew without --ckpt_path, or go on with an ear" in said
+    assert said.endswith(f"--ckpt_path={older}.")
+    assert (older / "checkpoints" / "last.ckpt").read_bytes() == learnt
+    # What only looks says so.
+    main(["summary"])
+    assert f"{killed} is newer, and has no checkpoint\n" in capsys.readouterr().err
+    # One that went on behind it is the newest.
+    main(["fit", "--config=tiny.yaml", "--trainer.max_epochs=2", f"--ckpt_path={older}"])
+    main(["fit", "--config=tiny.yaml", "--trainer.max_epochs=3", "--ckpt_path=last"])
+    assert f"Resuming {older / 'checkpoints' / 'last.ckpt'}\n" in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_may_be_called_otherwise_and_lie_elsewhere() -> None:
+    run = fit("--checkpoint.filename=epoch={epoch}", "--checkpoint.auto_insert_metric_name=false")
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    (kept,) = [Path(state["best_model_path"]) for key, state in last["callbacks"].items() if "BestCheck" in key]
+    assert kept.name.startswith("epoch=")
+    assert find_checkpoint("best", Path()).samefile(kept)
+    assert find_checkpoint(str(run), Path()).samefile(kept)
+    fit("--checkpoint.dirpath=elsewhere")
+    assert find_checkpoint("elsewhere", Path()).name.startswith("best-")
+
+
+def test_weights_alone_are_nothing_to_go_on_from(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--trainer.max_epochs=1", "--checkpoint.save_weights_only=true")
+    (best,) = (run / "checkpoints").glob("best-*")
+    said = failure(capsys, "fit", "--config=tiny.yaml", f"--ckpt_path={best}")
+    assert f"{best} holds weights alone: give a checkpoint of the whole run" in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such locks there")
+def test_a_run_is_trained_by_one_process_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--trainer.max_epochs=1")
+    assert not (run / ".lock").exists()
+    other = "import sys, pathlib; from cifar_lit.files import hold; held = hold(pathlib.Path(sys.argv[1]), 'it')"
+    other += "; print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", other, str(run)]
+    again = ["fit", "--config=tiny.yaml", "--trainer.max_epochs=2", "--ckpt_path=last"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        said = failure(capsys, *again)
+        assert f"The run {run} is written to by another process: wait for its end, or stop it." in said
+        # To look at it is no harm.
+        main(["test", "--ckpt_path=last"])
+        # One that was killed lets go.
+        process.kill()
+    assert (run / ".lock").exists()
+    main(again)
+    assert not (run / ".lock").exists()
+
+
+def test_a_loggers_copy_does_not_hold_its_run() -> None:
+    logger = CurvesLogger(".", "runs")
+    assert logger.version == 0
+    assert logger._held is not None
+    assert pickle.loads(pickle.dumps(logger))._held is None
+    logger.finalize("success")
+    assert logger._held is None
+
+
+def test_a_command_that_is_none_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failure(capsys, "fti").endswith("there is no command fti: give fit.")
+    assert failure(capsys, "deploy").endswith(
+        "there is no command deploy: give fit, validate, test, predict, summary, explain or export."
+    )
+    assert failure(capsys).endswith(
+        "no command is given: see --help, or begin with fit --config configs/quickstart.yaml."
+    )
+
+
+def test_a_path_that_is_there_means_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", "elsewhere")
+    assert expanded("$PLACE/x") == Path("elsewhere/x")
+    Path("$PLACE").mkdir()
+    assert expanded("$PLACE") == Path("$PLACE")
 
 
 def test_the_last_run_is_where_its_own_logger_keeps_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -1134,6 +1219,15 @@ def test_number_of_classes_flows_from_the_data() -> None:
             "--trainer.callbacks+=cifar_lit.callbacks.curves.Curves",
             "Every run has Curves: give its settings as --curves.",
         ),
+        ("--trainer.callbacks+=LastCheckpoint", "Every run has LastCheckpoint: give its settings as --checkpoint.*"),
+        ("--trainer.accumulate_grad_batches=0", "--trainer.accumulate_grad_batches is 0: give a number of at least 1."),
+        (
+            "--trainer.check_val_every_n_epoch=-2",
+            "--trainer.check_val_every_n_epoch is -2: give a number of at least 1.",
+        ),
+        ("--trainer.gradient_clip_val=-0.5", "--trainer.gradient_clip_val is -0.5: give a number of at least 0."),
+        ("--trainer.val_check_interval=0", "--trainer.val_check_interval is 0: give a share of an epoch, or a number"),
+        ("--checkpoint.filename=last-{epoch}", "--checkpoint.filename is of the best one, and last of the other: give"),
         ("--model.optimizer=LBFGS", "The optimizer cannot be made (LBFGS doesn't support per-parameter options"),
         ("--model.optimizer.lr=-1", "The optimizer cannot be made (Invalid learning rate: -1"),
     ],
@@ -1144,8 +1238,9 @@ def test_what_does_not_go_with_a_run_is_told_of(args: str, expected: str, capsys
 
 @pytest.mark.parametrize("schedule", ["Triangular", "OneCycle"])
 @pytest.mark.parametrize("none", ["--trainer.max_steps=0", "--trainer.limit_train_batches=0"])
-def test_a_run_of_no_steps_ends_well(schedule: str, none: str) -> None:
+def test_a_run_of_no_steps_ends_well(schedule: str, none: str, capsys: pytest.CaptureFixture[str]) -> None:
     fit(f"--model.schedule={schedule}", none)
+    assert "Nothing was learnt: --trainer.max_epochs, max_steps or limit_train_batches left" in capsys.readouterr().out
 
 
 def test_another_progress_bar_takes_the_place_of_ours() -> None:
@@ -1292,6 +1387,10 @@ def test_a_class_of_ones_own_that_cannot_be_had_is_told_of(
         (["--config", "wrong.yaml"], "there is no setting modell.class_path: did you mean model. Or see --help"),
         (["--checkpoint", "best.ckpt"], "give a run or file with --ckpt_path"),
         (["--config=nothing.yaml"], "the --config file has no settings: give a recipe"),
+        (["--config=remark.yaml"], "the --config file has no settings, but '# later': give a recipe"),
+        (["--trainer.logger=Foo"], "--trainer.logger wants true, false, or a class such as CSVLogger, not 'Foo'"),
+        (["--config=no.yaml"], "monitor wants a text, not 'False': put it in quotes where YAML takes it for that"),
+        (["--model.schedule=none"], "--model.schedule knows no class 'none': give null for none, or "),
         (["--config=."], r"\. is no file: give the path of a recipe"),
         pytest.param(
             ["--trainer.accelerator=gpu"],
@@ -1308,6 +1407,8 @@ def test_bad_input_ends_in_one_line(
     monkeypatch.setattr(CIFAR10DataModule, "ARCHIVE", unreachable)
     Path("broken.yaml").write_text("a: [1, 2")
     Path("nothing.yaml").write_text("")
+    Path("remark.yaml").write_text("# later")
+    Path("no.yaml").write_text("checkpoint: {monitor: no}")
     Path("wrong.yaml").write_text("modell: {class_path: ResNetV1}")
     Path("utf16.yaml").write_text("trainer: {max_epochs: 1}", encoding="utf-16")
     assert re.search(expected, failure(capsys, "fit", "--config", "tiny.yaml", *args))
@@ -1354,25 +1455,42 @@ def test_a_class_that_replaces_another_begins_with_its_own_defaults(
     assert settings["data"]["init_args"]["batch_size"] == 48
 
 
-def test_classes_come_before_their_settings_and_not_before_a_config() -> None:
-    given = ["fit", "-c", "a.yaml", "--m.lr", "-1", "--m.x=2", "--n=3", "--m", "A", "--m.y", "--config=b.yaml", "--m=B"]
-    expected = [
-        "fit",
-        "-c",
-        "a.yaml",
-        "--m",
-        "A",
-        "--m.lr",
-        "-1",
-        "--m.x=2",
-        "--n=3",
-        "--m.y",
-        "--config=b.yaml",
-        "--m=B",
-    ]
-    assert with_classes_first(given) == expected
+def test_files_of_settings_come_first_and_classes_before_their_settings() -> None:
+    given = ["fit", "--m.lr", "-1", "-c", "a.yaml", "--m.x=2", "--n=3", "--m", "A", "--m.y", "--config=b.yaml", "--n=4"]
+    expected = ["-c", "a.yaml", "--config=b.yaml", "--m", "A", "--m.lr", "-1", "--m.x=2", "--n=3", "--m.y", "--n=4"]
+    assert in_order(given) == ["fit", *expected]
+    # Of the command line as a whole, before any command.
+    assert in_order(["--n=3", "--config=b.yaml", "fit"]) == ["--n=3", "--config=b.yaml", "fit"]
     appended = ["--m+=A", "--m.x=1", "--m+=B", "--m.x=2"]
-    assert with_classes_first(appended) == appended
+    assert in_order(["fit", "fit", *appended]) == ["fit", "fit", *appended]
+
+
+@pytest.mark.parametrize("setting", ["--m.o.lr=3", "--m.init_args.o.lr=3", "--m.init_args.o.init_args.lr=3"])
+@pytest.mark.parametrize("named", ["--m.o=A", "--m.o.class_path=A", "--m.init_args.o.class_path=A"])
+def test_a_class_comes_before_its_settings_however_both_are_written(setting: str, named: str) -> None:
+    assert in_order(["fit", setting, named]) == ["fit", named, setting]
+
+
+def test_what_is_said_beside_a_file_beats_it_wherever_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--trainer.max_epochs=7", "--model.depth=14", "--config", "tiny.yaml", "--print_config"])
+    settings = yaml.safe_load(capsys.readouterr().out)
+    assert (settings["trainer"]["max_epochs"], settings["model"]["init_args"]["depth"]) == (7, 14)
+
+
+def test_runs_are_called_after_the_recipe_and_not_after_a_file_beside_it(tmp_path: Path) -> None:
+    for name, text in {"a": "model: X", "b": "model: Y", "laptop": "trainer: {devices: 1}", "empty": ""}.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    for given, expected in {
+        "a,laptop": "a",
+        "laptop,a": "a",
+        "a,b": "b",
+        "laptop,empty": "empty",
+        "empty": "empty",
+    }.items():
+        named = of_recipe([tmp_path / f"{name}.yaml" for name in given.split(",")])
+        assert named == tmp_path / f"{expected}.yaml"
+    assert of_recipe([]) is None
 
 
 def test_pictures_are_one_file_or_one_folder(capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,6 +30,10 @@ def test_the_fastest_that_is_safe(
     assert reason
 
 
+def test_of_an_unknown_accelerator_nothing_is_claimed() -> None:
+    assert choose_precision("tpu") == ("32-true", "what tpu computes fast in is not known here")
+
+
 def test_apple_gpus_compute_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)

@@ -46,8 +46,11 @@ def _reason(trainer: Trainer) -> str | None:
     """Why the run ended before its last epoch or had nothing to do."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     epochs = trainer.max_epochs
+    stepped = any(callback.stepped for callback in callbacks if isinstance(callback, Stops))
+    if not trainer.global_step and not stepped:
+        return "Nothing was learnt: --trainer.max_epochs, max_steps or limit_train_batches left no step to take."
     if epochs is not None and 0 <= epochs <= trainer.current_epoch:
-        if trainer.global_step and not any(c.stepped for c in callbacks if isinstance(c, Stops)):
+        if trainer.global_step and not stepped:
             return (
                 f"Nothing was left to do: the run had ended after epoch {trainer.current_epoch}. A larger "
                 "--trainer.max_epochs has it go on."

@@ -24,7 +24,11 @@ OPTIONS_OF = {
     "ConfusionPanel": "confusion",
     "FiniteLoss": "finite_loss",
     "Curves": "curves",
+    "BestCheckpoint": "checkpoint",
+    "LastCheckpoint": "checkpoint",
 }
+# Of the trainer's settings, the least that they may be.
+LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 
 
 def tell_of(checkpoint: Path, command: str) -> None:
@@ -36,6 +40,8 @@ def tell_of(checkpoint: Path, command: str) -> None:
     content = load_checkpoint(checkpoint)
     if "state_dict" not in content:
         raise UserError(f"{checkpoint} is no checkpoint of a run: give one that `fit` wrote.")
+    if command == "fit" and "optimizer_states" not in content:
+        raise UserError(f"{checkpoint} holds weights alone: give a checkpoint of the whole run, as --ckpt_path=last.")
     if command != "summary":
         say(f"{'Resuming' if command == 'fit' else 'Checkpoint'} {checkpoint}")
     if command in MEASURES and is_chosen_by_test(content, checkpoint):
@@ -64,7 +70,8 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
         arguments: Of the command line, as given: data that are asked for there are meant.
 
     Raises:
-        UserError: One's own pictures cannot be prepared as the checkpoint's images were.
+        UserError: One's own pictures cannot be prepared as the checkpoint's images were; the trainer's settings are
+            none that a run can have.
     """
     pictures = of_pictures(settings, command)
     if checkpoint is not None and (pictures or command == "summary"):
@@ -80,6 +87,9 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
             settings.data = dict_to_namespace(stand_in)
     trainer = settings.trainer
     _check_callbacks(trainer)
+    _check_numbers(trainer)
+    if str(settings.checkpoint.filename or "").startswith(LAST):
+        raise UserError(f"--checkpoint.filename is of the best one, and {LAST} of the other: give another beginning.")
     if pictures or command in IN_ONE_PROCESS:
         # Without what only training needs, such as a run's own ModelCheckpoint. Of pictures nothing is logged: the
         # checkpoint's run may be somebody else's.
@@ -104,6 +114,19 @@ def _check_callbacks(trainer: Any) -> None:
         package, _, name = str(callback.class_path).rpartition(".")
         if package.startswith("cifar_lit.") and name in OPTIONS_OF:
             raise UserError(f"Every run has {name}: give its settings as --{OPTIONS_OF[name]}.*, and not it again.")
+
+
+def _check_numbers(trainer: Any) -> None:
+    """Refuses what Lightning would divide by, or take without a word and never do."""
+    for name, least in LEAST.items():
+        value = getattr(trainer, name, None)
+        if value is not None and value < least:
+            raise UserError(f"--trainer.{name} is {value}: give a number of at least {least}.")
+    if trainer.val_check_interval is not None and trainer.val_check_interval <= 0:
+        raise UserError(
+            f"--trainer.val_check_interval is {trainer.val_check_interval}: give a share of an epoch, or a number of "
+            "batches, or --trainer.limit_val_batches=0 to validate never."
+        )
 
 
 def _suit_machine(trainer: Any, arguments: Sequence[str]) -> None:

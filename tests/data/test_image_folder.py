@@ -449,9 +449,7 @@ def test_the_cache_lies_in_the_users_home_by_default(monkeypatch: pytest.MonkeyP
     assert cache_folder() == tmp_path / ".cache" / "cifar_lit"
 
 
-def test_without_a_home_there_is_a_cache_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, image_folder: MakeFolder
-) -> None:
+def test_without_a_home_there_is_a_cache_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
