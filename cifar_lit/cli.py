@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import cifar_lit.callbacks
 import cifar_lit.data
 import cifar_lit.models
 import cifar_lit.optimizers
-import cifar_lit.schedules
+import cifar_lit.schedules  # noqa: F401
 from cifar_lit import parsing
 from cifar_lit.allocator import keep_freed_memory
 from cifar_lit.callbacks.checkpoint import BestCheckpoint, LastCheckpoint
@@ -33,6 +32,7 @@ from cifar_lit.callbacks.misclassified import MisclassifiedPanel
 from cifar_lit.callbacks.predictions import PredictionTable
 from cifar_lit.callbacks.progress import EpochProgress
 from cifar_lit.callbacks.provenance import Provenance
+from cifar_lit.callbacks.run_lock import RunLock
 from cifar_lit.callbacks.settings import SaveFitConfig
 from cifar_lit.callbacks.stops import Stopped, Stops
 from cifar_lit.checkpoint_content import load_checkpoint
@@ -43,6 +43,7 @@ from cifar_lit.console import exit_with, hush_libraries, say
 from cifar_lit.errors import TRACEBACK_VARIABLE, UserError
 from cifar_lit.files import expanded, ready_to_write
 from cifar_lit.hooks import leave_out_what_is_empty
+from cifar_lit.identity import versions
 from cifar_lit.logger import CurvesLogger, logger_of
 from cifar_lit.monitor import check_early_stopping
 from cifar_lit.precision import can_use, choose_precision
@@ -54,7 +55,6 @@ RUNS_A_CHECKPOINT = ("validate", "test", "predict", "explain", "export")
 KNOWS_ITS_RUN = (*RUNS_A_CHECKPOINT, "summary", "fit")
 PANELS = {"gradcam": GradCamPanel, "misclassified": MisclassifiedPanel, "confusion": ConfusionPanel}
 _CLASSES_GIVEN = ("--model.num_classes", "--model.init_args.num_classes")
-VERSION = f"{cifar_lit.__version__} (torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')})"
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
 
 
@@ -90,7 +90,7 @@ class CifarCLI(LightningCLI):
             parser_kwargs={
                 "prog": "cifar-lit",
                 "description": "Train, measure and understand small image classifiers.",
-                "version": VERSION,
+                "version": versions(),
                 **strict,
                 **{command: {"usage": usage.format(command), **shared} for command in commands},
             },
@@ -139,8 +139,7 @@ class CifarCLI(LightningCLI):
 
     @property
     def _config_given(self) -> Path | None:
-        given = self._settings.config or []
-        return parsing.of_recipe([Path(config.relative) for config in given if config is not None])
+        return parsing.of_recipe([Path(one.relative) for one in self._settings.config or [] if one is not None])
 
     @property
     def _runs_meant(self) -> Path | None:
@@ -202,7 +201,8 @@ class CifarCLI(LightningCLI):
         if config.logger in (None, True):
             config.logger = logger_of(self.checkpoint, self._root, self.recipe, self.subcommand != "fit")
         if self.subcommand == "fit":
-            callbacks.append(Provenance(parsing.as_yaml(self._parser("fit"), self._settings), self._arguments))
+            settings = parsing.as_yaml(self._parser("fit"), self._settings)
+            callbacks += [RunLock(), Provenance(settings, self._arguments)]
         if self.subcommand == "predict" and not self._of_pictures:
             assert self.checkpoint is not None, "predict always has one"
             others = run_of(self.checkpoint) if config.logger else None

@@ -1,7 +1,6 @@
 """Files that a command leaves behind, and finds again."""
 
 import contextlib
-import errno
 import fnmatch
 import os
 import sys
@@ -10,11 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cifar_lit.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # on Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 def ready_to_write(folder: Path, otherwise: str = "name another folder") -> None:
@@ -35,45 +29,15 @@ def ready_to_write(folder: Path, otherwise: str = "name another folder") -> None
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with the values of ``~`` and ``$VARIABLE`` in it, as TensorBoard's logger takes it; what is there stays.
+    """A path with the values of ``~`` and ``$VARIABLE`` in it, as TensorBoard's logger takes it.
 
     Raises:
         UserError: ``~`` is nowhere.
     """
-    if Path(path).exists():
-        # These signs may be in its name.
-        return Path(path)
     try:
         return Path(os.path.expandvars(Path(path).expanduser()))
     except RuntimeError as error:
         raise UserError(f"{path} cannot be found ({error}): give a path without ~.") from error
-
-
-def hold(folder: Path, what: str) -> BinaryIO | None:
-    """Marks a folder as one that this process writes to, until it ends, in whatever way, or closes what is returned.
-
-    Args:
-        folder: There already.
-        what: It is, for messages.
-
-    Returns:
-        A file, named ``.lock``; None where files cannot be locked.
-
-    Raises:
-        UserError: Another process has marked it.
-    """
-    if fcntl is None:
-        return None
-    file = (folder / ".lock").open("wb")
-    try:
-        # Unlike flock's, this lock is not inherited by workers, which may outlive the process by seconds.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserError(f"{what} is written to by another process: wait for its end, or stop it.") from error
-        return None
-    return file
 
 
 def files_below(folder: Path, within: str, pattern: str) -> list[Path]:

@@ -3,14 +3,22 @@
 import hashlib
 import subprocess
 from collections.abc import Sequence
+from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+import cifar_lit
 from cifar_lit.console import printable
 from cifar_lit.errors import UserError
+
+
+def versions() -> str:
+    """Those of this package and of what computes for it, for a report of a problem."""
+    return f"{cifar_lit.__version__} (torch {torch.__version__}, pytorch-lightning {version('pytorch-lightning')})"
 
 
 def git_commit(folder: Path) -> str | None:

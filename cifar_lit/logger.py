@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
 from cifar_lit.errors import UserError
-from cifar_lit.files import hold, ready_to_write, writing
+from cifar_lit.files import ready_to_write, writing
 from cifar_lit.runs import LOGS, run_of
 
 SPLITS = ("train", "val", "test")
@@ -47,7 +47,6 @@ class CurvesLogger(TensorBoardLogger):
         self._logged: dict[str, tuple[int | None, float]] = {}
         # Folders of a new run that were not there before, its own first.
         self._made: list[Path] = []
-        self._held: BinaryIO | None = None
 
     def _get_next_version(self) -> int:
         """Makes the folder of a new run, and gives its number: of several that begin at once each has its own."""
@@ -63,29 +62,8 @@ class CurvesLogger(TensorBoardLogger):
                 # With those above it, which a run that failed may just have removed.
                 (own := runs / f"version_{number}").mkdir(parents=True)
                 self._made = [own, *missing]
-                self.hold_run(own)
                 return number
             number += 1
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What another process, or a copy, gets: not the lock, which is this one's."""
-        return {**super().__getstate__(), "_held": None}
-
-    def hold_run(self, run: Path) -> None:
-        """Keeps other processes from training this run: both would write its checkpoints.
-
-        Raises:
-            UserError: One does.
-        """
-        if not getattr(rank_zero_only, "rank", 0):
-            self._held = hold(run, f"The run {run}")
-
-    def _let_go(self) -> None:
-        if self._held is not None:
-            with contextlib.suppress(OSError):
-                Path(self._held.name).unlink(missing_ok=True)
-            self._held.close()
-            self._held = None
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return writing(self.log_dir, OTHERWISE)
@@ -134,7 +112,6 @@ class CurvesLogger(TensorBoardLogger):
             for writer in self._writers.values():
                 writer.flush()
                 writer.close()
-        self._let_go()
         if status == "failed":
             # Up to the first that holds something.
             with contextlib.suppress(OSError):
@@ -157,14 +134,11 @@ def logger_of(checkpoint: Path | None, root: Path, recipe: str, evaluates: bool)
         evaluates: It is evaluated, not trained.
 
     Raises:
-        UserError: The checkpoint's run cannot be written to, or another process trains it.
+        UserError: The checkpoint's run cannot be written to.
     """
     run = run_of(checkpoint) if checkpoint is not None else None
     if run is None:
         return CurvesLogger(str(root), name=f"{LOGS}/{recipe}")
     # TensorBoard would say so only when all is computed, from a thread of its own.
     ready_to_write(run, "give --trainer.logger=false, or a copy of the checkpoint elsewhere")
-    logger = CurvesLogger(str(run.parent.parent), run.parent.name, run.name, evaluates)
-    if not evaluates:
-        logger.hold_run(run)
-    return logger
+    return CurvesLogger(str(run.parent.parent), run.parent.name, run.name, evaluates)

@@ -1,5 +1,6 @@
 """What the command line's parser does otherwise than jsonargparse: classes that replace others, and whole numbers."""
 
+import re
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from cifar_lit.errors import UserError
 # Of the trainer: a whole number counts batches, a fraction is a share of them.
 COUNT_OR_SHARE = {f"trainer.limit_{split}_batches" for split in ("train", "val", "test", "predict")}
 COUNT_OR_SHARE |= {"trainer.overfit_batches", "trainer.val_check_interval"}
+# An argument that names a file of settings.
+_FILE = re.compile(r"-c(?!-)|--config(=|$)")
 _DISCARD = "discard_init_args_on_class_path_change"
 _keep_what_is_valid = getattr(jsonargparse._typehints, _DISCARD, None)
 
@@ -75,14 +78,14 @@ def in_order(arguments: Sequence[str]) -> list[str]:
     items: list[list[str]] = []
     for argument in arguments:
         before = items[-1][0] if items else ""
-        is_value = not argument.startswith("--") and argument != "-c"
+        is_value = not argument.startswith("--") and not _FILE.match(argument)
         if is_value and (before == "-c" or (before.startswith("--") and "=" not in before)):
             items[-1].append(argument)
         else:
             items.append([argument])
     command = items[:1] if items and not items[0][0].startswith("-") else []
     rest = items[len(command) :]
-    files = [item for item in rest if _setting(item[0]) in ("--config", "-c")] if command else []
+    files = [item for item in rest if _FILE.match(item[0])] if command else []
     ordered: list[list[str]] = []
     for item in (item for item in rest if item not in files):
         settings = f"{_setting(item[0])}."
@@ -108,7 +111,8 @@ def of_recipe(files: Sequence[Path]) -> Path | None:
         return isinstance(content, dict) and "model" in content
 
     recipes = [file for file in files if len(files) == 1 or has_a_model(file)]
-    return next(reversed([*files[-1:], *recipes]), None)
+    named = recipes or files
+    return named[-1] if named else None
 
 
 def check_files_of_settings(arguments: Sequence[str]) -> None:

@@ -16,7 +16,8 @@ from cifar_lit.errors import UserError
 from cifar_lit.files import expanded, files_below
 
 LOGS = "lightning_logs"
-CONFIG = "config.yaml"
+# In the folder of a run, written at each of its starts.
+CONFIG, PROVENANCE = "config.yaml", "provenance.json"
 # Options whose value may be left out where it is true.
 SWITCHES = ("--overlays", "--trainer.fast_dev_run", "--trainer.deterministic", "--trainer.detect_anomaly")
 # What names the folder within `save_dir` where a logger of Lightning keeps runs.
@@ -144,9 +145,10 @@ def _of_newest_run(kind: str, runs: Path, resumes: bool) -> Path:
 
 def _begun_behind(checkpoint: Path, runs: Path) -> Path | None:
     """The run that began last, if that was behind a checkpoint and it has none itself, as where it was killed early."""
-    begun = (config for config in runs.rglob(CONFIG) if not any(config.parent.glob("checkpoints/*.ckpt")))
-    newest = max(begun, key=lambda config: config.stat().st_mtime, default=checkpoint)
-    return newest.parent if newest.stat().st_mtime > checkpoint.stat().st_mtime else None
+    begun = sorted(runs.rglob(PROVENANCE), key=lambda file: file.stat().st_mtime)
+    latest = begun[-1] if begun else checkpoint
+    has_one = any(latest.parent.glob("checkpoints/*.ckpt"))
+    return None if has_one or latest.stat().st_mtime <= checkpoint.stat().st_mtime else latest.parent
 
 
 def _of_folder(folder: Path, kind: str) -> Path:
@@ -159,10 +161,9 @@ def _of_folder(folder: Path, kind: str) -> Path:
         raise UserError(f"{folder} holds no run with a checkpoint: give a run's folder, or a .ckpt file.")
     found = _of_kind(kind, every, every[-1].parent)
     if not found:
-        raise UserError(
-            f"The run {every[-1].parent.parent} has no {kind} checkpoint: give another, such as "
-            f"--ckpt_path={every[-1]}."
-        )
+        where = every[-1].parent
+        run = where.parent if where.name == "checkpoints" else where
+        raise UserError(f"The run {run} has no {kind} checkpoint: give another, such as --ckpt_path={every[-1]}.")
     return best_of(found)
 
 

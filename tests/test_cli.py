@@ -33,7 +33,9 @@ from pytorch_lightning import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cifar_lit
+from cifar_lit.callbacks import run_lock
 from cifar_lit.callbacks.checkpoint import LastCheckpoint
+from cifar_lit.callbacks.run_lock import RunLock
 from cifar_lit.checkpoint_content import data_in, load_checkpoint
 from cifar_lit.cli import DEFAULTS, CifarCLI, main
 from cifar_lit.commands.evaluation import gather_provenance
@@ -43,7 +45,7 @@ from cifar_lit.data import CIFAR10DataModule, DigitsDataModule
 from cifar_lit.data.decoding import decode
 from cifar_lit.errors import UserError
 from cifar_lit.files import expanded
-from cifar_lit.logger import CurvesLogger, logger_of
+from cifar_lit.logger import logger_of
 from cifar_lit.models import ResNetV1
 from cifar_lit.parsing import check_files_of_settings, in_order, of_recipe
 from cifar_lit.runs import checkpoints, find_checkpoint, runs_of, with_own_config
@@ -443,6 +445,13 @@ def test_of_the_newest_run_an_older_ones_checkpoint_is_none(capsys: pytest.Captu
     # What only looks says so.
     main(["summary"])
     assert f"{killed} is newer, and has no checkpoint\n" in capsys.readouterr().err
+    # Settings of other programs are no run.
+    other = Path("lightning_logs", "wandb", "run-1", "files", "config.yaml")
+    other.parent.mkdir(parents=True)
+    shutil.move(killed, "aside")
+    other.touch()
+    assert find_checkpoint("last", Path(), kind="last") == older / "checkpoints" / "last.ckpt"
+    shutil.move("aside", killed)
     # One that went on behind it is the newest.
     main(["fit", "--config=tiny.yaml", "--trainer.max_epochs=2", f"--ckpt_path={older}"])
     main(["fit", "--config=tiny.yaml", "--trainer.max_epochs=3", "--ckpt_path=last"])
@@ -470,32 +479,64 @@ def test_weights_alone_are_nothing_to_go_on_from(capsys: pytest.CaptureFixture[s
 @pytest.mark.skipif(os.name == "nt", reason="no such locks there")
 def test_a_run_is_trained_by_one_process_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     run = fit("--trainer.max_epochs=1")
-    assert not (run / ".lock").exists()
-    other = "import sys, pathlib; from cifar_lit.files import hold; held = hold(pathlib.Path(sys.argv[1]), 'it')"
-    other += "; print('held', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", other, str(run)]
+    other = "import sys, pathlib; from cifar_lit.callbacks.run_lock import _locked; _locked(pathlib.Path(sys.argv[1]))"
+    command = [sys.executable, "-c", f"{other}; print('held', flush=True); sys.stdin.read()", str(run)]
     again = ["fit", "--config=tiny.yaml", "--trainer.max_epochs=2", "--ckpt_path=last"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         said = failure(capsys, *again)
-        assert f"The run {run} is written to by another process: wait for its end, or stop it." in said
-        # To look at it is no harm.
+        assert said.endswith(f"The run {run} is trained by another process: wait for its end, or stop it.")
+        # To look at it is no harm, nor to try what it would do.
         main(["test", "--ckpt_path=last"])
+        main([*again, "--trainer.fast_dev_run=true"])
         # One that was killed lets go.
         process.kill()
-    assert (run / ".lock").exists()
     main(again)
-    assert not (run / ".lock").exists()
+    # And so does one that has ended.
+    main([*again, "--trainer.max_epochs=3"])
+    assert set() == run_lock._LOCKED
 
 
-def test_a_loggers_copy_does_not_hold_its_run() -> None:
-    logger = CurvesLogger(".", "runs")
-    assert logger.version == 0
-    assert logger._held is not None
-    assert pickle.loads(pickle.dumps(logger))._held is None
-    logger.finalize("success")
-    assert logger._held is None
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks there")
+def test_a_fork_does_not_hold_a_run_that_has_ended(tmp_path: Path) -> None:
+    descriptor = run_lock._locked(tmp_path)
+    assert descriptor is not None
+    with pytest.raises(UserError, match="is trained by another process"):
+        run_lock._locked(tmp_path)
+    (reading, until), (begun, telling) = os.pipe(), os.pipe()
+    if not (child := os.fork()):
+        os.close(until)
+        os.write(telling, b"!")
+        os.read(reading, 1)
+        os._exit(0)
+    os.read(begun, 1)
+    run_lock._LOCKED.clear()
+    os.close(descriptor)
+    again = run_lock._locked(tmp_path)
+    assert again is not None
+    run_lock._LOCKED.clear()
+    for one in (again, until, reading, begun, telling):
+        os.close(one)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_where_folders_cannot_be_locked_runs_are_trained_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lockless(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("cifar_lit.callbacks.run_lock.fcntl.flock", lockless)
+    assert run_lock._locked(tmp_path) is None
+    monkeypatch.setattr("cifar_lit.callbacks.run_lock.fcntl", None)
+    assert run_lock._locked(tmp_path) is None
+
+
+def test_a_copy_does_not_hold_the_run() -> None:
+    lock = RunLock()
+    lock._folder = 99
+    assert pickle.loads(pickle.dumps(lock))._folder is None
 
 
 def test_a_command_that_is_none_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
@@ -508,11 +549,13 @@ def test_a_command_that_is_none_is_told_of(capsys: pytest.CaptureFixture[str]) -
     )
 
 
-def test_a_path_that_is_there_means_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLACE", "elsewhere")
-    assert expanded("$PLACE/x") == Path("elsewhere/x")
-    Path("$PLACE").mkdir()
-    assert expanded("$PLACE") == Path("$PLACE")
+def test_a_home_that_is_nowhere_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(UserError, match=r"~/x cannot be found \(Could not determine .*\): give a path without ~"):
+        expanded("~/x")
 
 
 def test_the_last_run_is_where_its_own_logger_keeps_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -1219,7 +1262,10 @@ def test_number_of_classes_flows_from_the_data() -> None:
             "--trainer.callbacks+=cifar_lit.callbacks.curves.Curves",
             "Every run has Curves: give its settings as --curves.",
         ),
-        ("--trainer.callbacks+=LastCheckpoint", "Every run has LastCheckpoint: give its settings as --checkpoint.*"),
+        (
+            "--trainer.callbacks+=LastCheckpoint",
+            "LastCheckpoint: give its settings as --checkpoint.every_n_minutes, and",
+        ),
         ("--trainer.accumulate_grad_batches=0", "--trainer.accumulate_grad_batches is 0: give a number of at least 1."),
         (
             "--trainer.check_val_every_n_epoch=-2",
@@ -1227,13 +1273,34 @@ def test_number_of_classes_flows_from_the_data() -> None:
         ),
         ("--trainer.gradient_clip_val=-0.5", "--trainer.gradient_clip_val is -0.5: give a number of at least 0."),
         ("--trainer.val_check_interval=0", "--trainer.val_check_interval is 0: give a share of an epoch, or a number"),
-        ("--checkpoint.filename=last-{epoch}", "--checkpoint.filename is of the best one, and last of the other: give"),
+        (
+            "--checkpoint.filename=last-{epoch}",
+            "checkpoint.filename is of the best one, and last of the other: begin",
+        ),
         ("--model.optimizer=LBFGS", "The optimizer cannot be made (LBFGS doesn't support per-parameter options"),
         ("--model.optimizer.lr=-1", "The optimizer cannot be made (Invalid learning rate: -1"),
     ],
 )
 def test_what_does_not_go_with_a_run_is_told_of(args: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in failure(capsys, "fit", "--config", "tiny.yaml", args)
+
+
+def test_a_run_that_had_what_is_refused_now_can_be_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+    run = fit("--trainer.max_epochs=1")
+    text = (run / "config.yaml").read_text()
+    assert "gradient_clip_val: null" in text
+    (run / "config.yaml").write_text(text.replace("gradient_clip_val: null", "gradient_clip_val: -1.0"))
+    main(["test"])
+    assert "test/accuracy" in capsys.readouterr().out
+    said = failure(capsys, "fit", f"--ckpt_path={run}", "--trainer.max_epochs=2")
+    assert "--trainer.gradient_clip_val is -1.0: give a number of at least 0." in said
+
+
+def test_a_run_without_time_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    fit("--trainer.max_time=00:00:00:00")
+    said = capsys.readouterr().out
+    assert "--trainer.max_time, was over" in said
+    assert "Nothing was learnt" not in said
 
 
 @pytest.mark.parametrize("schedule", ["Triangular", "OneCycle"])
@@ -1459,6 +1526,8 @@ def test_files_of_settings_come_first_and_classes_before_their_settings() -> Non
     given = ["fit", "--m.lr", "-1", "-c", "a.yaml", "--m.x=2", "--n=3", "--m", "A", "--m.y", "--config=b.yaml", "--n=4"]
     expected = ["-c", "a.yaml", "--config=b.yaml", "--m", "A", "--m.lr", "-1", "--m.x=2", "--n=3", "--m.y", "--n=4"]
     assert in_order(given) == ["fit", *expected]
+    joined = ["fit", "--n", "3", "-c=a.yaml", "-cb.yaml"]
+    assert in_order(joined) == ["fit", "-c=a.yaml", "-cb.yaml", "--n", "3"]
     # Of the command line as a whole, before any command.
     assert in_order(["--n=3", "--config=b.yaml", "fit"]) == ["--n=3", "--config=b.yaml", "fit"]
     appended = ["--m+=A", "--m.x=1", "--m+=B", "--m.x=2"]

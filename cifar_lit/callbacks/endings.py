@@ -47,15 +47,15 @@ def _reason(trainer: Trainer) -> str | None:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     epochs = trainer.max_epochs
     stepped = any(callback.stepped for callback in callbacks if isinstance(callback, Stops))
-    if not trainer.global_step and not stepped:
-        return "Nothing was learnt: --trainer.max_epochs, max_steps or limit_train_batches left no step to take."
+    nothing = "Nothing was learnt: --trainer.max_epochs, max_steps or limit_train_batches left no step to take."
+    otherwise = None if trainer.global_step or stepped else nothing
     if epochs is not None and 0 <= epochs <= trainer.current_epoch:
         if trainer.global_step and not stepped:
             return (
                 f"Nothing was left to do: the run had ended after epoch {trainer.current_epoch}. A larger "
                 "--trainer.max_epochs has it go on."
             )
-        return None
+        return otherwise
     of_all = f" (of {epochs} epochs)" if epochs is not None and epochs > 0 else ""
     where = f"after step {trainer.global_step:,}{of_all}"
     for callback in callbacks:
@@ -66,4 +66,4 @@ def _reason(trainer: Trainer) -> str | None:
                 f"The run's time, --trainer.max_time, was over {where}. It counts all starts of a run: a longer one "
                 "has it go on."
             )
-    return None
+    return otherwise

@@ -18,8 +18,8 @@ from cifar_lit.checkpoint_content import data_in
 from cifar_lit.console import say
 from cifar_lit.files import write_atomically
 from cifar_lit.identity import fingerprint, git_commit, same_classes
+from cifar_lit.runs import PROVENANCE
 
-FILE = "provenance.json"
 PACKAGES = ("cifar-lit", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "albumentations", "numpy")
 
 
@@ -76,7 +76,7 @@ class Provenance(Callback):
         # Without a logger it would be the working directory.
         if trainer.is_global_zero and trainer.logger is not None and folder is not None:
             shown = [{key: value for key, value in start.items() if key != "settings"} for start in self._starts]
-            write_atomically(Path(folder) / FILE, json.dumps(shown, indent=2) + "\n")
+            write_atomically(Path(folder) / PROVENANCE, json.dumps(shown, indent=2) + "\n")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps it with the weights."""

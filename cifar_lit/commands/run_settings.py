@@ -19,13 +19,12 @@ MEASURES = ("validate", "test", "explain")
 IN_ONE_PROCESS = ("summary", "explain", "export")
 # Callbacks that every run has, of which there may be but one.
 OPTIONS_OF = {
-    "GradCamPanel": "gradcam",
-    "MisclassifiedPanel": "misclassified",
-    "ConfusionPanel": "confusion",
-    "FiniteLoss": "finite_loss",
-    "Curves": "curves",
-    "BestCheckpoint": "checkpoint",
-    "LastCheckpoint": "checkpoint",
+    "GradCamPanel": "gradcam.*",
+    "MisclassifiedPanel": "misclassified.*",
+    "ConfusionPanel": "confusion.*",
+    "FiniteLoss": "finite_loss.*",
+    "Curves": "curves.*",
+    "LastCheckpoint": "checkpoint.every_n_minutes",
 }
 # Of the trainer's settings, the least that they may be.
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
@@ -87,9 +86,11 @@ def suit(settings: Any, command: str, checkpoint: Path | None, arguments: Sequen
             settings.data = dict_to_namespace(stand_in)
     trainer = settings.trainer
     _check_callbacks(trainer)
-    _check_numbers(trainer)
-    if str(settings.checkpoint.filename or "").startswith(LAST):
-        raise UserError(f"--checkpoint.filename is of the best one, and {LAST} of the other: give another beginning.")
+    if command == "fit":
+        # Older runs, which had them, can be evaluated all the same.
+        _check_numbers(trainer)
+        if str(settings.checkpoint.filename or "").startswith(LAST):
+            raise UserError(f"--checkpoint.filename is of the best one, and {LAST} of the other: begin it otherwise.")
     if pictures or command in IN_ONE_PROCESS:
         # Without what only training needs, such as a run's own ModelCheckpoint. Of pictures nothing is logged: the
         # checkpoint's run may be somebody else's.
@@ -113,7 +114,7 @@ def _check_callbacks(trainer: Any) -> None:
     for callback in given if isinstance(given, list) else [given]:
         package, _, name = str(callback.class_path).rpartition(".")
         if package.startswith("cifar_lit.") and name in OPTIONS_OF:
-            raise UserError(f"Every run has {name}: give its settings as --{OPTIONS_OF[name]}.*, and not it again.")
+            raise UserError(f"Every run has {name}: give its settings as --{OPTIONS_OF[name]}, and not it again.")
 
 
 def _check_numbers(trainer: Any) -> None:

@@ -7,6 +7,7 @@ import socket
 import tarfile
 import tempfile
 import threading
+import time
 import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -26,6 +27,8 @@ TIMEOUT = 20.0
 CONNECT_TIMEOUT = 2.0
 # Connections that a name may take: the first of its addresses may be dead, and its look-up slow.
 TRIES = 3
+# After which a folder that was being unpacked is nobody's.
+SECONDS_KEPT = 24 * 60 * 60
 CHUNK = 1 << 20
 
 
@@ -145,9 +148,10 @@ def _connect(url: str) -> None:
 
 
 def _unpack(path: Path, archive: Archive, root: Path) -> None:
-    # Under the lock, so that they are of processes that were killed.
     for left in root.glob(f".{archive.folder}.*"):
-        shutil.rmtree(left, ignore_errors=True)
+        # Of a process that was killed, and not of another machine, where locks are each machine's own.
+        if time.time() - left.stat().st_mtime > SECONDS_KEPT:
+            shutil.rmtree(left, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{archive.folder}.", dir=root))
     try:
         with tarfile.open(path) as tar:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -24,8 +23,8 @@ def cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
     except RuntimeError:
-        # A user without a home, as in some containers.
-        return Path(tempfile.gettempdir()) / "cifar_lit"
+        # A user without a home, as in some containers, has no cache: elsewhere others could write to it.
+        return Path(os.devnull) / "cifar_lit"
 
 
 def cached(

@@ -19,18 +19,22 @@ _LOADERS: dict[int, WeakSet[Any]] = {}
 
 
 def default_workers(device: torch.device, trainer: Trainer | None) -> int:
-    """How many a process has: beside a GPU up to 8, of the CPUs that it may use and shares with other ranks."""
+    """How many a process has: beside a GPU up to 8, of the CPUs that it may use."""
     if device.type != "cuda":
         # The network takes all cores, and a worker only takes one away from it.
         return 0
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(min(8, usable // (trainer.num_devices if trainer is not None else 1)), 1)
+    every = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else every
+    # A launcher may have given each rank its own; otherwise they share them.
+    ranks = trainer.num_devices if trainer is not None and usable == every else 1
+    return max(min(8, usable // ranks), 1)
 
 
 def begin_worker(worker: int) -> None:
-    """Ctrl-C and a batch system's SIGTERM reach workers, too. The run finishes its step, for which it needs them.
+    """Leaves signals to the run, and cores to other workers.
 
-    The second SIGTERM is meant for the worker.
+    Ctrl-C and a batch system's SIGTERM reach workers, too. The run finishes its step, for which it needs them. The
+    second SIGTERM is meant for the worker.
 
     Args:
         worker: Its number.

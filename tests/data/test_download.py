@@ -393,8 +393,12 @@ def test_what_was_half_unpacked_by_a_killed_process_goes(tmp_path: Path) -> None
     half = tmp_path / f".{FOLDER}.k1ll3d" / FOLDER
     half.mkdir(parents=True)
     (half / "data_batch_1").write_bytes(b"half of it")
+    another = tmp_path / f".{FOLDER}.of_now"
+    another.mkdir()
+    os.utime(half.parent, (0, 0))
     fetch_and_unpack(archive(), tmp_path)
     assert not half.parent.exists()
+    assert another.exists()
     assert (tmp_path / FOLDER / "data_batch_1").read_bytes() == FILES["data_batch_1"]
 
 
@@ -433,11 +437,11 @@ def test_behind_a_dead_address_of_a_name_its_next_one_is_asked(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a network gives out addresses of IPv6, and lets nothing through to them."""
-    monkeypatch.setattr(download, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(download, "CONNECT_TIMEOUT", 0.5)
     create = socket.create_connection
 
     def first_one_swallows(address: tuple[str, int], timeout: float, *further: Any, **named: Any) -> socket.socket:
-        if timeout == 0.2:
+        if timeout == 0.5:
             time.sleep(timeout)
         return create(address, timeout, *further, **named)
 

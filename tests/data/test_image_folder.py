@@ -2,7 +2,6 @@ import os
 import struct
 import subprocess
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -449,13 +448,14 @@ def test_the_cache_lies_in_the_users_home_by_default(monkeypatch: pytest.MonkeyP
     assert cache_folder() == tmp_path / ".cache" / "cifar_lit"
 
 
-def test_without_a_home_there_is_a_cache_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch, image_folder: MakeFolder) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    assert cache_folder() == Path(tempfile.gettempdir(), "cifar_lit")
+    assert not cache_folder().exists()
+    assert len(loaded(image_folder())[0]) == 6
 
 
 # Errors

@@ -161,10 +161,15 @@ def test_workers_that_are_not_forked_have_no_such_threads_either() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="a process may use all cores here")
-@pytest.mark.parametrize(("usable", "ranks", "expected"), [(1, 1, 1), (6, 1, 6), (64, 1, 8), (64, 16, 4), (2, 4, 1)])
+@pytest.mark.parametrize(
+    ("usable", "ranks", "expected"),
+    # On a machine of 64 cores, which ranks share; where each was given its own, these are its alone.
+    [(1, 1, 1), (6, 1, 6), (64, 1, 8), (64, 16, 4), (64, 128, 1), (6, 16, 6)],
+)
 def test_beside_a_gpu_there_are_as_many_workers_as_a_rank_has_cores(
     usable: int, ranks: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(usable)))
     trainer: Any = SimpleNamespace(num_devices=ranks)
     assert default_workers(torch.device("cuda"), trainer) == expected
