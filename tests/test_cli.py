@@ -30,6 +30,8 @@ import yaml
 from jsonargparse import dict_to_namespace
 from PIL import Image
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import cifar_lit
@@ -519,6 +521,22 @@ def test_a_fork_does_not_hold_a_run_that_has_ended(tmp_path: Path) -> None:
     for one in (again, until, reading, begun, telling):
         os.close(one)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_folder_that_runs_share_is_not_locked(tmp_path: Path) -> None:
+    run: Any = SimpleNamespace(is_global_zero=True, log_dir=str(tmp_path))
+    lock = RunLock()
+    for logger in (None, object(), DummyLogger()):
+        run.logger = logger
+        lock.setup(run, None, "fit")  # type: ignore[arg-type]
+        assert lock._folder is None
+    run.logger = CSVLogger(tmp_path)
+    for stage, is_locked in (("test", False), ("fit", True)):
+        lock.setup(run, None, stage)  # type: ignore[arg-type]
+        assert (lock._folder is not None) == is_locked
+    lock.on_exception(run, None, KeyboardInterrupt())  # type: ignore[arg-type]
+    assert lock._folder is None
+    assert set() == run_lock._LOCKED
 
 
 def test_where_folders_cannot_be_locked_runs_are_trained_all_the_same(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from cifar_lit.errors import UserError
 
@@ -34,7 +35,8 @@ class RunLock(Callback):
         Raises:
             UserError: Another process has locked it.
         """
-        if stage != "fit" or trainer.logger is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        # Others name a folder that several runs share; of a fast_dev_run there is none.
+        if stage != "fit" or not isinstance(trainer.logger, (TensorBoardLogger, CSVLogger)):
             return
         # On every rank: it is rank zero's, which the others wait to be told.
         folder = trainer.log_dir
