@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,11 @@ def checkpoints(kind: str, root: Path, recipe: str | None = None) -> list[Path]:
 
 
 def _in_order_of_time(runs: Path, kind: str) -> list[Path]:
-    return sorted(files_below(runs, "checkpoints", f"{kind}*.ckpt"), key=lambda file: file.stat().st_mtime)
+    return _by_time(files_below(runs, "checkpoints", f"{kind}*.ckpt"))
+
+
+def _by_time(files: Iterable[Path]) -> list[Path]:
+    return sorted(files, key=lambda file: file.stat().st_mtime)
 
 
 def find_checkpoint(ckpt_path: str, root: Path, runs: Path | None = None, kind: str = BEST) -> Path:
@@ -145,10 +149,9 @@ def _of_newest_run(kind: str, runs: Path, resumes: bool) -> Path:
 
 def _begun_behind(checkpoint: Path, runs: Path) -> Path | None:
     """The run that began last, if that was behind a checkpoint and it has none itself, as where it was killed early."""
-    begun = sorted(runs.rglob(PROVENANCE), key=lambda file: file.stat().st_mtime)
-    latest = begun[-1] if begun else checkpoint
-    has_one = any(latest.parent.glob("checkpoints/*.ckpt"))
-    return None if has_one or latest.stat().st_mtime <= checkpoint.stat().st_mtime else latest.parent
+    latest = _by_time([checkpoint, *runs.rglob(PROVENANCE)])[-1]
+    has_one = latest == checkpoint or any(latest.parent.glob("checkpoints/*.ckpt"))
+    return None if has_one else latest.parent
 
 
 def _of_folder(folder: Path, kind: str) -> Path:
@@ -156,7 +159,7 @@ def _of_folder(folder: Path, kind: str) -> Path:
     own = [here for here in (folder, folder.absolute(), folder / "checkpoints") if here.name == "checkpoints"]
     every = _in_order_of_time(next((here for here in own if here.is_dir()), folder), "")
     # A run may keep its checkpoints in another place than Lightning's.
-    every = every or sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    every = every or _by_time(folder.glob("*.ckpt"))
     if not every:
         raise UserError(f"{folder} holds no run with a checkpoint: give a run's folder, or a .ckpt file.")
     found = _of_kind(kind, every, every[-1].parent)
